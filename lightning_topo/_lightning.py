@@ -1,0 +1,27 @@
+"""The one place that knows that Lightning goes by two import names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__all__ = ["Callback"]
+
+
+def _callback_classes() -> tuple[type, ...]:
+    """The ``Callback`` classes of ``pytorch_lightning`` and ``lightning.pytorch``, those that can be imported."""
+    classes: dict[type, None] = {}
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        try:
+            classes[import_module(name).Callback] = None
+        except ImportError:
+            continue
+    return tuple(classes)
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+else:
+
+    class Callback(*_callback_classes()):
+        """Base of our callbacks: an instance of every ``Callback`` class there is, so that either Trainer takes it."""

@@ -1,0 +1,196 @@
+"""Bi-Lipschitz constants and criticality of one update of a neuron cloud."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# A displacement difference counts as resolved when it is this many times the rounding error of the pair.
+_RESOLUTION = 4.0
+# Up to this many coordinates direct differences beat a matrix product, and are exact.
+_DIRECT_DIMENSION = 8
+# A Gram-matrix entry is trusted while its rounding error is below this share of it; others are evaluated directly.
+_TRUSTED_ERROR = 1e-7
+# Rows of a block: few, so that a block stays in the cache and the lower triangle is skipped, but enough for a product.
+_BLOCK_ELEMENTS = 2**17
+_MIN_BLOCK_ROWS = 64
+_GATHER_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True)
+class BiLipschitz:
+    """Constants of the map that one update makes of a neuron cloud.
+
+    Every value is ``nan`` where no pair of points can be resolved, as for a cloud of one neuron.
+
+    Attributes:
+        lower: Smallest ratio of distances after and before, min |p_i' - p_j'| / |p_i - p_j|.
+        upper: Largest ratio of distances after and before.
+        distortion: upper / lower; ``inf`` when two points were merged.
+        criticality: κ = max |u_i - u_j| / |p_i - p_j| with u = p' - p; below 1 the update is one-to-one.
+        pair: The two neurons (i < j) that attain the criticality, or None.
+        n_unresolved: Pairs left out because they coincide before the update, or because the rounding of the
+            points is not small against how they moved relative to each other.
+    """
+
+    lower: float
+    upper: float
+    distortion: float
+    criticality: float
+    pair: tuple[int, int] | None
+    n_unresolved: int
+
+
+def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiLipschitz:
+    r"""Bi-Lipschitz constants and criticality of the map ``before[i] -> after[i]``.
+
+    .. math::
+
+        r_{ij} = \frac{|p_i' - p_j'|}{|p_i - p_j|}, \qquad
+        \kappa = \max_{i<j} \frac{|u_i - u_j|}{|p_i - p_j|}, \qquad u_i = p_i' - p_i
+
+    with lower = min r, upper = max r, so that 1 - κ <= lower and upper <= 1 + κ. For an update at learning rate η
+    the critical learning rate is η* = η / κ (arXiv 2510.02670, section 3).
+
+    Distances are computed in float64 by a matrix product in row blocks; entries that lose digits there (close
+    pairs) are evaluated again from the differences, so each ratio is right to 1e-7 and the three extremes to
+    float64 rounding. The points themselves are rounded: each coordinate of ``after`` is off by up to ``eps / 2``
+    of itself. A pair counts only when |u_i - u_j| is 0 or at least 4 times that error, (eps / 2)·sqrt(|p_i'|² +
+    |p_j'|²); the others, and pairs that coincide before the update, are left out and counted.
+
+    Memory: five float64 copies of the points, and blocks of a few tens of MiB.
+
+    Args:
+        before: Points before the update, shape (n, D), on any device, floating point.
+        after: The same points after it, same shape.
+        eps: Relative spacing of the numbers that the points were stored in; default that of ``after.dtype``.
+
+    Returns:
+        The constants, as Python numbers.
+
+    Raises:
+        ValueError: When the shapes differ or are not (n, D), or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from lightning_topo.functional import bi_lipschitz
+        >>> points = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+        >>> result = bi_lipschitz(points, 0.75 * points)
+        >>> round(result.lower, 4), round(result.upper, 4), round(result.criticality, 4)
+        (0.75, 0.75, 0.25)
+    """
+    _validate(before, after)
+    eps = torch.finfo(after.dtype).eps if eps is None else eps
+    p, q = _double(before), _double(after)
+    rounding = (_RESOLUTION * eps / 2) ** 2 * q.square().sum(1)
+    centre = p.mean(0)
+    clouds = (p - centre, q - p, q - centre)
+    n = len(p)
+
+    extremes: list[tuple[Tensor, ...]] = []
+    n_resolved = torch.zeros((), dtype=torch.long, device=p.device)
+    for rows, d2, u2, a2 in _blocks(clouds):
+        resolved = (d2 > 0) & ((u2 == 0) | (u2 >= rounding[rows, None] + rounding[None, rows.start :]))
+        resolved.triu_(1)
+        n_resolved += resolved.sum()
+        extremes.append(_block_extremes(rows.start, d2, u2, a2, resolved))
+
+    n_pairs, found = n * (n - 1) // 2, int(n_resolved)
+    if found == 0:
+        return BiLipschitz(math.nan, math.nan, math.nan, math.nan, None, n_pairs)
+    lower_pair, upper_pair, pair = _overall(extremes)
+    lower, _ = _pair_ratios(p, q, lower_pair)
+    upper, _ = _pair_ratios(p, q, upper_pair)
+    _, criticality = _pair_ratios(p, q, pair)
+    distortion = upper / lower if lower > 0 else math.inf
+    return BiLipschitz(lower, upper, distortion, criticality, pair, n_pairs - found)
+
+
+def _validate(before: Tensor, after: Tensor) -> None:
+    if before.ndim != 2 or before.shape != after.shape:
+        raise ValueError(
+            "bi_lipschitz expects two clouds of the same shape (n, D), "
+            f"but got {tuple(before.shape)} and {tuple(after.shape)}."
+        )
+    if not (before.is_floating_point() and after.is_floating_point()):
+        raise ValueError(f"bi_lipschitz expects floating-point clouds, but got {before.dtype} and {after.dtype}.")
+    if not bool(before.isfinite().all() & after.isfinite().all()):
+        raise ValueError("bi_lipschitz expects finite points, but some are NaN or infinite: the run has diverged.")
+
+
+def _double(points: Tensor) -> Tensor:
+    points = points.detach()
+    return (points.cpu() if points.device.type == "mps" else points).double()  # MPS has no float64
+
+
+def _blocks(clouds: tuple[Tensor, ...]) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Squared distances of each cloud, rows i in a block against columns j >= the block's first row."""
+    n, dimension = clouds[0].shape
+    direct = dimension <= _DIRECT_DIMENSION
+    norms = [cloud.square().sum(1) for cloud in clouds]
+    size = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // n)
+    for start in range(0, n, size):
+        rows = slice(start, min(n, start + size))
+        if direct:
+            d2, u2, a2 = (_direct(cloud[rows], cloud[start:]) for cloud in clouds)
+        else:
+            d2, u2, a2 = _gram(clouds, norms, rows)
+        yield rows, d2, u2, a2
+
+
+def _direct(x: Tensor, y: Tensor) -> Tensor:
+    total = (x[:, None, 0] - y[None, :, 0]).square_()
+    for k in range(1, x.shape[1]):
+        total += (x[:, None, k] - y[None, :, k]).square_()
+    return total
+
+
+def _gram(clouds: tuple[Tensor, ...], norms: list[Tensor], rows: slice) -> list[Tensor]:
+    squared = []
+    uncertain = torch.zeros((), dtype=torch.bool, device=norms[0].device)
+    # Rounding error of a dot product of D terms, relative to |x|² + |y|².
+    error = torch.finfo(torch.float64).eps * math.sqrt(clouds[0].shape[1]) / _TRUSTED_ERROR
+    for cloud, norm in zip(clouds, norms, strict=True):
+        sums = norm[rows, None] + norm[None, rows.start :]
+        values = torch.addmm(sums, cloud[rows], cloud[rows.start :].T, alpha=-2.0)
+        uncertain = uncertain | (values < sums.mul_(error))
+        squared.append(values)
+    _evaluate_directly(clouds, squared, uncertain.triu(1).nonzero(), rows.start)
+    return squared
+
+
+def _evaluate_directly(clouds: tuple[Tensor, ...], squared: list[Tensor], pairs: Tensor, start: int) -> None:
+    chunk = max(1, _GATHER_ELEMENTS // clouds[0].shape[1])
+    for part in pairs.split(chunk):
+        i, j = part.unbind(1)
+        for cloud, values in zip(clouds, squared, strict=True):
+            values[i, j] = (cloud[i + start] - cloud[j + start]).square_().sum(1)
+
+
+def _block_extremes(start: int, d2: Tensor, u2: Tensor, a2: Tensor, resolved: Tensor) -> tuple[Tensor, ...]:
+    """Value and flat position of the smallest and largest distance ratio and of the largest criticality."""
+    ratio, critical = a2 / d2, u2 / d2
+    out: list[Tensor] = []
+    for values, largest in ((ratio, False), (ratio, True), (critical, True)):
+        masked = values.where(resolved, -math.inf if largest else math.inf).flatten()
+        value, where = masked.max(0) if largest else masked.min(0)
+        out += [value, start + where // d2.shape[1], start + where % d2.shape[1]]
+    return tuple(out)
+
+
+def _overall(extremes: list[tuple[Tensor, ...]]) -> tuple[tuple[int, int], ...]:
+    # One copy from the device for all blocks.
+    table = torch.stack([torch.stack([value.double() for value in row]) for row in extremes]).tolist()
+    best = (min(table, key=lambda row: row[0]), max(table, key=lambda row: row[3]), max(table, key=lambda row: row[6]))
+    return tuple((int(row[3 * k + 1]), int(row[3 * k + 2])) for k, row in enumerate(best))
+
+
+def _pair_ratios(p: Tensor, q: Tensor, pair: tuple[int, int]) -> tuple[float, float]:
+    i, j = pair
+    d, a = p[i] - p[j], q[i] - q[j]
+    distance = d.norm()
+    return float(a.norm() / distance), float((a - d).norm() / distance)
