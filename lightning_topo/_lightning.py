@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,8 @@ def _callback_classes() -> tuple[type, ...]:
     """The ``Callback`` classes of ``pytorch_lightning`` and ``lightning.pytorch``, those that can be imported."""
     classes: dict[type, None] = {}
     for name in ("pytorch_lightning", "lightning.pytorch"):
-        try:
+        with suppress(ImportError):
             classes[import_module(name).Callback] = None
-        except ImportError:
-            continue
     return tuple(classes)
 
 

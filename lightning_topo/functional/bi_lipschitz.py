@@ -132,7 +132,7 @@ def _blocks(clouds: tuple[Tensor, ...]) -> Iterator[tuple[slice, Tensor, Tensor,
     n, dimension = clouds[0].shape
     direct = dimension <= _DIRECT_DIMENSION
     norms = [cloud.square().sum(1) for cloud in clouds]
-    size = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // n)
+    size = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // max(n, 1))
     for start in range(0, n, size):
         rows = slice(start, min(n, start + size))
         if direct:

@@ -1,0 +1,67 @@
+"""How much of the training time a monitor may spend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class OverheadBudget:
+    """Admits a measurement when it keeps the time spent within a share of the training time.
+
+    The first measurement is always admitted. A later one is expected to cost what the last one did, and is admitted
+    when spent + expected <= max_overhead · (elapsed - spent).
+
+    Args:
+        max_overhead: Largest share of the training time, or None to admit everything.
+        clock: Returns seconds; replaced in tests.
+    """
+
+    def __init__(self, max_overhead: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.max_overhead = max_overhead
+        self.due = 0
+        self.made = 0
+        self.spent = 0.0
+        self._clock = clock
+        self._began: float | None = None
+        self._spent_at_admission = 0.0
+
+    @property
+    def coverage(self) -> float:
+        """Share of the due measurements that were made."""
+        return self.made / self.due if self.due else 1.0
+
+    def start(self) -> None:
+        """Begin to count training time. The counts of a restored run go on, its times do not."""
+        self._began = self._clock()
+        self.spent = self._spent_at_admission = 0.0
+
+    def admits(self) -> bool:
+        """Count a due measurement and say whether to make it."""
+        self.due += 1
+        admitted = self._affordable()
+        if admitted:
+            self.made += 1
+            self._spent_at_admission = self.spent
+        return admitted
+
+    def _affordable(self) -> bool:
+        if self.max_overhead is None or self.made == 0 or self._began is None:
+            return True
+        expected = self.spent - self._spent_at_admission
+        training = self._clock() - self._began - self.spent
+        return self.spent + expected <= self.max_overhead * training
+
+    @contextmanager
+    def spending(self, device: torch.device | None = None) -> Iterator[None]:
+        """Charge the time of the block, without the training work that the device had queued before it."""
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self.spent += self._clock() - began
