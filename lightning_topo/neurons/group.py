@@ -1,0 +1,220 @@
+"""What a neuron is: the slices of parameters that move together when two units are exchanged."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+# Children under which wrappers (DDP, torch.compile, FSDP1, activation checkpointing) keep the module that they wrap.
+_WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class Member:
+    r"""Where the units of a group lie on one axis of one parameter or buffer.
+
+    Unit $u$ owns the positions $\text{offset} + (o \cdot \text{size} + u) \cdot \text{inner} + i$ of the axis, for all
+    $o < \text{outer}$ and $i < \text{inner}$: from ``offset`` on, the axis is read as a tensor of shape
+    (outer, size, inner) with the units in the middle.
+
+    Args:
+        parameter: Dotted name, as in ``model.named_parameters()`` or ``model.named_buffers()``. A buffer (the running
+            statistics of BatchNorm) is exchanged with the unit, but is no coordinate of its point.
+        axis: Axis of the tensor that holds the units; may be negative.
+        outer: How often the block of all units is repeated (the 4 gates of an LSTM).
+        inner: Consecutive positions of one unit (pixels of a flattened channel, channels of an attention head).
+        offset: First position of the axis that belongs to the group (the keys in a packed query-key-value projection).
+        size: Number of units; default all that fit behind ``offset``.
+
+    Example:
+        >>> Member("fc1.weight", axis=0)
+        Member(parameter='fc1.weight', axis=0, outer=1, inner=1, offset=0, size=None)
+    """
+
+    parameter: str
+    axis: int = 0
+    outer: int = 1
+    inner: int = 1
+    offset: int = 0
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.outer < 1 or self.inner < 1 or self.offset < 0 or (self.size is not None and self.size < 1):
+            raise ValueError(f"expected outer, inner, size >= 1 and offset >= 0, got {self}")
+
+    def n_units(self, tensor: Tensor) -> int:
+        """Number of units that this member has on ``tensor``.
+
+        Raises:
+            ValueError: The tensor has no such axis, or the layout does not fit it.
+        """
+        if not -tensor.ndim <= self.axis < tensor.ndim:
+            raise ValueError(f"{self} names axis {self.axis} of a tensor of shape {tuple(tensor.shape)}")
+        length = tensor.shape[self.axis] - self.offset
+        block = self.outer * self.inner
+        size = length // block if self.size is None else self.size
+        if size < 1 or size * block > length or (self.size is None and length % block):
+            raise ValueError(
+                f"{self} does not fit an axis of {tensor.shape[self.axis]} (shape {tuple(tensor.shape)}): expected "
+                f"offset + outer * size * inner within the axis, and all of it when size is None"
+            )
+        return size
+
+    def units(self, tensor: Tensor) -> Tensor:
+        """View of ``tensor`` with the units first, shape (size, ...)."""
+        size = self.n_units(tensor)
+        axis = self.axis % tensor.ndim
+        block = tensor.narrow(axis, self.offset, self.outer * size * self.inner)
+        return block.unflatten(axis, (self.outer, size, self.inner)).movedim(axis + 1, 0)
+
+
+@dataclass(frozen=True)
+class NeuronGroup:
+    r"""Units that can be exchanged without changing the network's function, one point a unit.
+
+    Unit $i$ is the point $p_i \in \mathbb{R}^D$ of all parameters that move with it: incoming weights, bias,
+    normalisation scale and shift, outgoing weights. For ``fc1 -> act -> fc2``: $p_i = [W_1[i, :], b_1[i], W_2[:, i]]$.
+
+    Reference:
+        arXiv:2510.02670, section 3 (neurons as exchangeable sets of parameters).
+
+    Args:
+        name: Name under which the group is selected and logged.
+        members: Every axis of every parameter that the exchange touches.
+
+    Raises:
+        ValueError: No member.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> group = NeuronGroup("0", (Member("0.weight"), Member("0.bias"), Member("2.weight", axis=1)))
+        >>> group.n_units(model), tuple(group.points(model).shape)
+        (4, (4, 6))
+        >>> x, before = torch.ones(1, 3), model(torch.ones(1, 3))
+        >>> group.permute_(model, [3, 1, 0, 2])
+        >>> torch.allclose(model(x), before)
+        True
+    """
+
+    name: str
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+        if not self.members:
+            raise ValueError(f"group {self.name!r} has no members; expected at least one Member")
+
+    def n_units(self, model: nn.Module) -> int:
+        """Number of units $n$ of the group in ``model``.
+
+        Args:
+            model: Module whose parameters the members name.
+
+        Returns:
+            The size that all members agree on.
+
+        Raises:
+            ValueError: A member names nothing in the model or does not fit, or members disagree.
+        """
+        return self._locate(model)[0]
+
+    def points(self, model: nn.Module, indices: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Neuron cloud: row $i$ holds all parameters of unit $i$, buffers left out.
+
+        Args:
+            model: Module whose parameters the members name.
+            indices: Units to gather, default all $n$; nothing else is copied.
+
+        Returns:
+            Detached copy, shape (n, D), on the device of the first member, in the members' promoted dtype.
+
+        Raises:
+            ValueError: As ``n_units``, or the group holds buffers only.
+        """
+        _, located = self._locate(model)
+        blocks = [_rows(member, tensor, indices) for member, tensor in located if isinstance(tensor, nn.Parameter)]
+        if not blocks:
+            raise ValueError(f"group {self.name!r} holds buffers only; a point needs at least one parameter")
+        return torch.cat([block.to(blocks[0].device) for block in blocks], dim=1)
+
+    @torch.no_grad()
+    def permute_(self, model: nn.Module, permutation: Tensor | Sequence[int]) -> None:
+        """Exchange the units in place through all members: unit $i$ becomes the old unit ``permutation[i]``.
+
+        Args:
+            model: Module whose parameters and buffers are changed.
+            permutation: A permutation of 0 ... n - 1.
+
+        Raises:
+            ValueError: As ``n_units``, or not a permutation.
+        """
+        n, located = self._locate(model)
+        order = torch.as_tensor(permutation, dtype=torch.long, device="cpu")
+        if order.shape != (n,) or not torch.equal(order.sort().values, torch.arange(n)):
+            raise ValueError(f"expected a permutation of 0 ... {n - 1} for group {self.name!r}, got {permutation}")
+        for member, tensor in located:
+            units = member.units(tensor.detach())
+            units.copy_(units.index_select(0, order.to(tensor.device)))
+
+    def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor]]]:
+        """Number of units, and each member with its tensor; slices that tied names repeat come once."""
+        located = {}
+        for member in self.members:
+            tensor = find_tensor(model, member.parameter)
+            n = member.n_units(tensor)
+            key = (id(tensor), member.axis % tensor.ndim, member.outer, member.inner, member.offset)
+            located.setdefault(key, (n, member, tensor))
+        sizes = {n for n, _, _ in located.values()}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{member.parameter} axis {member.axis}: {n}" for n, member, _ in located.values())
+            raise ValueError(f"members of group {self.name!r} disagree on the number of units ({listed})")
+        return sizes.pop(), [(member, tensor) for _, member, tensor in located.values()]
+
+
+def find_tensor(model: nn.Module, name: str) -> Tensor:
+    """Parameter or buffer by dotted name, looking through the wrappers of torch.compile, DDP and FSDP.
+
+    Raises:
+        ValueError: Nothing of that name, a lazy parameter, or one that is quantised or integer.
+    """
+    found: nn.Module | Tensor | None = model
+    for key in name.split("."):
+        found = _descend(found, key)
+    if not isinstance(found, Tensor):
+        known = [canonical_name(key) for key, _ in (*model.named_parameters(), *model.named_buffers())]
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
+        raise ValueError(f"the model has no parameter or buffer {name!r}; near names: {', '.join(near) or 'none'}")
+    if is_lazy(found):
+        raise ValueError(f"{name!r} is lazy and has no shape yet; run one batch through the model first")
+    if not found.is_floating_point():
+        raise ValueError(f"{name!r} is of type {found.dtype}; neurons need floating-point parameters")
+    return found
+
+
+def canonical_name(name: str) -> str:
+    """Dotted name without the parts that wrappers put in."""
+    return ".".join(key for key in name.split(".") if key not in _WRAPPED[1:])
+
+
+def _descend(owner: nn.Module | Tensor | None, key: str) -> nn.Module | Tensor | None:
+    while isinstance(owner, nn.Module):
+        for children in (owner._modules, owner._parameters, owner._buffers):
+            if children.get(key) is not None:
+                return children[key]
+        owner = next((owner._modules[wrapper] for wrapper in _WRAPPED if wrapper in owner._modules), None)
+    return None
+
+
+def _rows(member: Member, tensor: Tensor, indices: Tensor | Sequence[int] | None) -> Tensor:
+    """The units of one member as rows, shape (n, -1); only the rows asked for are read."""
+    units = member.units(tensor.detach())
+    if indices is not None:
+        units = units.index_select(0, torch.as_tensor(indices, dtype=torch.long, device=tensor.device))
+    return units.flatten(1)
