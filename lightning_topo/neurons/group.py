@@ -165,7 +165,7 @@ class NeuronGroup:
 
     def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor]]]:
         """Number of units, and each member with its tensor; slices that tied names repeat come once."""
-        located = {}
+        located: dict[tuple[int, ...], tuple[int, Member, Tensor]] = {}
         for member in self.members:
             tensor = find_tensor(model, member.parameter)
             n = member.n_units(tensor)

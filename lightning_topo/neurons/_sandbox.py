@@ -1,0 +1,199 @@
+"""A copy of a model on which anything may be tried, while the original stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from lightning_topo.neurons.example import ExampleCall, example_calls, fewer_items
+
+_WIDER = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOW_TO_PASS = "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments)"
+
+Watch = Callable[[nn.Module], AbstractContextManager[Any]]
+
+
+@dataclass
+class Sandbox:
+    """A copy of a model in eval mode, with a call that is known to run on it.
+
+    Attributes:
+        model: The copy: in double precision where that runs, uncompiled, without the user's hooks.
+        call: Arguments in the precision of the copy.
+        in_double: Whether everything is computed in float64.
+        output: What the first run returned.
+        watcher: What watched the first run.
+    """
+
+    model: nn.Module
+    call: ExampleCall
+    in_double: bool
+    output: Any = None
+    watcher: Any = None
+
+    def run(self, watch: Watch | None = None) -> Any:
+        """Call the copy; every run starts from the same random state and leaves it as it was."""
+        with ExitStack() as stack:
+            _enter_plain_computation(stack, self.model)
+            if self.in_double:
+                stack.enter_context(_InDouble())
+            self.watcher = stack.enter_context(watch(self.model) if watch else nullcontext())
+            self.output = self.call.map(Tensor.clone).on(self.model)  # a forward pass may write to its input
+        return self.output
+
+
+def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | None = None) -> Sandbox:
+    """Copy ``model`` and run the first call for ``example_input`` that works, in double precision if it can.
+
+    Raises:
+        ValueError: Lazy or no floating-point parameters, no example input, or none that runs.
+    """
+    _check_parameters(model)
+    calls = example_calls(model, example_input)
+    if not calls:
+        raise ValueError(
+            f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}, or set model.example_input_array"
+        )
+    for in_double in (True, False):
+        failures: list[Exception] = []
+        try:
+            isolated = _isolated_copy(model, in_double)
+        except (TypeError, NotImplementedError, RuntimeError) as failure:
+            if not in_double:
+                raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
+            continue
+        for call in _fitted(calls, isolated, in_double):
+            sandbox = Sandbox(isolated, call, in_double)
+            try:
+                sandbox.run(watch)
+            except Exception as failure:  # whatever a forward pass may raise
+                failures.append(failure)
+            else:
+                return sandbox
+    raise ValueError(
+        f"the example input does not run through {type(model).__name__}.forward ({type(failures[0]).__name__}: "
+        f"{failures[0]}); {_HOW_TO_PASS}"
+    ) from failures[0]
+
+
+def floating_tensors(value: Any) -> Iterator[Tensor]:
+    """Every floating-point tensor in nested tuples, lists, mappings and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex():
+            yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from floating_tensors(item)
+    elif isinstance(value, Mapping):
+        yield from floating_tensors(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from floating_tensors([getattr(value, item.name) for item in fields(value)])
+
+
+def _check_parameters(model: nn.Module) -> None:
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(f"{lazy[0]!r} is lazy and has no shape yet; run one batch through the model first")
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has no floating-point parameter, so no neurons (quantised weights cannot be "
+            "exchanged); pass the model before quantisation"
+        )
+
+
+def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
+    """Deep copy in eval mode, with nothing compiled and no hooks but those that make weights."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("hooks") and isinstance(value, dict):
+                memo[id(value)] = type(value)((k, h) for k, h in value.items() if _makes_weights(h))
+            elif isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
+                memo[id(value)] = value.detach().clone()
+    isolated = copy.deepcopy(model, memo)
+    for module in list(isolated.modules()):
+        module._compiled_call_impl = None
+        for name, child in module._modules.items():
+            module._modules[name] = _uncompiled(child)
+    isolated = _uncompiled(isolated).eval()
+    return isolated.double() if in_double else isolated
+
+
+def _makes_weights(hook: Any) -> bool:
+    return type(hook).__module__.startswith("torch.nn.utils")
+
+
+def _uncompiled(module: Any) -> Any:
+    return module._modules["_orig_mod"] if module is not None and "_orig_mod" in module._modules else module
+
+
+def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[ExampleCall]:
+    """The calls on few items, then on all, on the model's device and in its precision."""
+    parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    precisions = [torch.float64] if in_double else list(dict.fromkeys([None, parameter.dtype]))
+    for call in calls:
+        fewer = fewer_items(call)
+        for items in (fewer,) if fewer is call else (fewer, call):
+            for dtype in precisions:
+                yield items.map(partial(_moved, device=parameter.device, dtype=dtype))
+
+
+def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
+
+
+def _enter_plain_computation(stack: ExitStack, model: nn.Module) -> None:
+    """No gradients, fused kernels, compilation, warnings or lasting use of random numbers."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    cuda = [device.index for device in devices if device.type == "cuda"]
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    stack.enter_context(torch.random.fork_rng(devices=cuda))
+    stack.callback(random.setstate, random.getstate())
+    stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what models may use)
+    stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+    torch.backends.mha.set_fastpath_enabled(False)
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    if cuda:
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+    if hasattr(torch.compiler, "set_stance"):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+class _InDouble(TorchDispatchMode):
+    """Carries out in double precision what a model asks for in a narrower one (norms that cast to float32)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in _WIDER:
+            kwargs["dtype"] = _WIDER[kwargs["dtype"]]
+        if func._schema.is_mutable:  # must write to the tensor that it was given
+            return func(*args, **kwargs)
+        return tree_map(_widened, func(*tree_map(_widened, args), **kwargs))
+
+
+def _widened(value: Any) -> Any:
+    return value.to(_WIDER[value.dtype]) if isinstance(value, Tensor) and value.dtype in _WIDER else value
