@@ -1,0 +1,41 @@
+"""What all figures share: axes without pyplot's global state, and colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, one colour a homology dimension; the markers tell them apart in print.
+DIMENSION_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+DIMENSION_MARKERS = ("o", "^", "s", "D")
+GREY = "#8a8a8a"
+LIGHT_GREY = "#f1f1f1"
+
+
+def new_axes() -> Axes:
+    """Make axes on a figure of 640x480 pixels that pyplot never hears of: no backend is needed and none leaks."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained").subplots()
+
+
+def dimension_style(dimension: int) -> tuple[str, str]:
+    """Return the colour and the marker of a homology dimension."""
+    k = dimension % len(DIMENSION_COLOURS)
+    return DIMENSION_COLOURS[k], DIMENSION_MARKERS[k]
+
+
+def subscript(number: int) -> str:
+    """Write a number in subscript digits."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def cyclic_colours(turns: np.ndarray) -> np.ndarray:
+    """Map angles, as parts of a full turn, to RGB: orange, maroon, blue, teal and back."""
+    anchors = np.array([[230, 159, 0], [122, 31, 75], [33, 102, 224], [95, 207, 184]]) / 255
+    where = np.arange(len(anchors)) / len(anchors)
+    return np.stack([np.interp(turns % 1.0, where, channel, period=1.0) for channel in anchors.T], axis=-1)
