@@ -54,7 +54,8 @@ def sharpness(
         params: The parameters, of any shapes, devices and float dtypes. Those that need no gradient are left out.
         max_iter: The most Hessian-vector products to spend. When they do not suffice, a warning says so and the
             result is a lower bound.
-        tolerance: Largest residual of the result as an eigenvalue, relative to it, at which the iteration stops.
+        tolerance: Largest residual of the result as an eigenvalue, relative to it, at which the iteration stops. For a
+            loss computed under autocast choose 1e-2: rounding hides smaller residuals.
         seed: Seed of the random start vector.
 
     Returns:

@@ -74,3 +74,15 @@ def test_of_a_real_cloud_leaves_pyplot_alone():
     assert _legend(ax)[0].startswith("H₀: 20 bars")
     assert pyplot.get_fignums() == []
     assert ax.figure.canvas.get_width_height() == (640, 480)
+
+
+def test_tensorboard_takes_the_figure(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_figure("diagram", plot_persistence_diagram(_persistence([(0, INF)])).figure)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("diagram")
+    assert (image.width, image.height) == (640, 480)
