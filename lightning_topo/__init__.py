@@ -1,3 +1,22 @@
 """See what training does to the neurons of a network, and find the learning rate at which it destroys them."""
 
+from lightning_topo import functional, metrics
+from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor
+from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
+
 __version__ = "0.1.0"
+
+__all__ = [
+    # callbacks
+    "BiLipschitzMonitor",
+    "PersistenceMonitor",
+    "SharpnessMonitor",
+    # neurons
+    "Member",
+    "NeuronGroup",
+    "find_neuron_groups",
+    "is_permutation_symmetric",
+    # sub-packages
+    "functional",
+    "metrics",
+]

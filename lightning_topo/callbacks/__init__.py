@@ -1,1 +1,14 @@
+"""Lightning callbacks: thin shells around ``functional`` and ``neurons``."""
 
+from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
+from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
+from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
+
+__all__ = [
+    "BiLipschitzMonitor",
+    "BiLipschitzRecord",
+    "PersistenceMonitor",
+    "PersistenceRecord",
+    "SharpnessMonitor",
+    "SharpnessRecord",
+]

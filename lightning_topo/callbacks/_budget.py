@@ -12,8 +12,8 @@ import torch
 class OverheadBudget:
     """Admits a measurement when it keeps the time spent within a share of the training time.
 
-    The first measurement is always admitted. A later one is expected to cost what the last one did, and is admitted
-    when spent + expected <= max_overhead · (elapsed - spent).
+    The first measurement of a kind is always admitted. A later one is expected to cost what the last of its kind did,
+    and is admitted when spent + expected <= max_overhead · (elapsed - spent).
 
     Args:
         max_overhead: Largest share of the training time, or None to admit everything.
@@ -28,6 +28,8 @@ class OverheadBudget:
         self._clock = clock
         self._began: float | None = None
         self._spent_at_admission = 0.0
+        self._costs: dict[str, float] = {}
+        self._kind: str | None = None
 
     @property
     def coverage(self) -> float:
@@ -38,22 +40,25 @@ class OverheadBudget:
         """Begin to count training time. The counts of a restored run go on, its times do not."""
         self._began = self._clock()
         self.spent = self._spent_at_admission = 0.0
+        self._kind = None
 
-    def admits(self) -> bool:
-        """Count a due measurement and say whether to make it."""
+    def admits(self, kind: str = "") -> bool:
+        """Count a due measurement and say whether to make it; what is spent from here on is its cost."""
+        if self._kind is not None:
+            self._costs[self._kind] = self.spent - self._spent_at_admission
+        self._kind = None
         self.due += 1
-        admitted = self._affordable()
-        if admitted:
-            self.made += 1
-            self._spent_at_admission = self.spent
-        return admitted
+        if not self._affordable(kind):
+            return False
+        self.made += 1
+        self._kind, self._spent_at_admission = kind, self.spent
+        return True
 
-    def _affordable(self) -> bool:
-        if self.max_overhead is None or self.made == 0 or self._began is None:
+    def _affordable(self, kind: str) -> bool:
+        if self.max_overhead is None or self._began is None or kind not in self._costs:
             return True
-        expected = self.spent - self._spent_at_admission
         training = self._clock() - self._began - self.spent
-        return self.spent + expected <= self.max_overhead * training
+        return self.spent + self._costs[kind] <= self.max_overhead * training
 
     @contextmanager
     def spending(self, device: torch.device | None = None) -> Iterator[None]:

@@ -1,0 +1,130 @@
+"""Train a small digits classifier below, near and above the critical learning rate, and watch its neurons.
+
+Run it with ``make demo``, or with ``python examples/quickstart.py`` where lightning-topo and scikit-learn are installed.
+It takes about a minute, and writes TensorBoard logs to ``runs/quickstart``.
+
+The 512 hidden neurons start on a sphere, so that their topology is known: one component, no loop, one void. Each run
+has one callback of each kind in its Trainer; nothing else is special about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_topo as lt
+
+LEARNING_RATES = {"well below": 0.3, "near": 3.0, "above": 30.0}
+N_NEURONS = 512
+
+
+class Digits(pl.LightningModule):
+    """64 pixels -> 512 sigmoid neurons -> 10 classes."""
+
+    def __init__(self, lr: float):
+        super().__init__()
+        self.save_hyperparameters()
+        self.hidden = nn.Linear(64, N_NEURONS, bias=False)
+        self.readout = nn.Linear(N_NEURONS, 10, bias=False)
+        start_on_a_sphere(self.hidden, self.readout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(torch.sigmoid(self.hidden(x)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("val/accuracy", (self(x).argmax(1) == y).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+
+
+def start_on_a_sphere(hidden: nn.Linear, readout: nn.Linear) -> None:
+    """Place the neurons [W1[i, :], W2[:, i]] on a 2-sphere in a random three-dimensional subspace of R^74."""
+    n, dimension = hidden.out_features, hidden.in_features + readout.out_features
+    frame = torch.linalg.qr(torch.randn(dimension, 3)).Q
+    points = nn.functional.normalize(torch.randn(n, 3)) @ frame.T
+    with torch.no_grad():
+        hidden.weight.copy_(points[:, : hidden.in_features])
+        readout.weight.copy_(points[:, hidden.in_features :].T)
+
+
+def digits_loaders() -> tuple[DataLoader, DataLoader]:
+    """The 1,797 images of handwritten digits that come with scikit-learn, a fifth of them for validation."""
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    validation, training = order[:360], order[360:]
+    return (
+        DataLoader(TensorDataset(x[training], y[training]), batch_size=128, shuffle=True),
+        DataLoader(TensorDataset(x[validation], y[validation]), batch_size=360),
+    )
+
+
+def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
+    """One run; returns the row of the table."""
+    pl.seed_everything(0, verbose=False)
+    updates = lt.BiLipschitzMonitor(max_neurons=None, max_overhead=None)
+    topology = lt.PersistenceMonitor(max_neurons=N_NEURONS // 2, every_n_train_steps=60, max_overhead=None)
+    sharpness = lt.SharpnessMonitor(every_n_train_steps=20, max_overhead=None)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[updates, topology, sharpness],
+        logger=TensorBoardLogger(log_dir.parent, name=log_dir.name, version=f"lr={lr:g}"),
+        log_every_n_steps=5,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Digits(lr), *digits_loaders())
+    return {
+        "accuracy": trainer.callback_metrics["val/accuracy"].item(),
+        "criticality": max(record.criticality for record in updates.history),
+        "broken": updates.broken_updates,
+        "updates": len(updates.history),
+        "before": topology.history[0].betti,
+        "after": topology.history[-1].betti,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--log-dir", type=Path, default=Path("runs/quickstart"))
+    options = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+    rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
+
+    print(f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}{'b0 b1 b2 before':>18}{'after':>14}")
+    for name, row in rows.items():
+        print(
+            f"{LEARNING_RATES[name]:<6g}{name + ' η*':16}{row['accuracy']:>9.3f}{row['criticality']:>11.3g}"
+            f"{row['broken']:>9} of {row['updates']}{row['before']!s:>18}{row['after']!s:>14}"
+        )
+    print(f"\nSee it in TensorBoard:  tensorboard --logdir {options.log_dir}")
+
+    assert rows["well below"]["broken"] == 0, "below η* every update is one-to-one on the neurons"
+    assert rows["well below"]["before"] == rows["well below"]["after"], "below η* the topology is kept"
+    assert rows["above"]["broken"] > 0, "above η* some update is not"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What the monitors share: options, groups, the time budget, history, and writing to every logger."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from lightning_topo._lightning import Callback
+from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, find_neuron_groups, select_groups
+
+# One glob or several on group names, or the groups themselves; None stands for all that are found.
+Groups = str | list[str] | list[NeuronGroup] | None
+Record = TypeVar("Record")
+
+# Older records are thinned out beyond this number, so that a long run does not fill the memory.
+_MAX_HISTORY = 100_000
+
+
+class Monitor(Callback, Generic[Record]):
+    """A callback that measures now and then, within a time budget, and leaves no trace in training.
+
+    Attributes:
+        history: What was measured, a list of frozen records, oldest first. Beyond 100,000 records every second one
+            of the older half is dropped.
+    """
+
+    #: First part of the log keys.
+    name: str = ""
+    #: True on a monitor that the environment added: it steps back for one of its kind that the user added.
+    from_environment: bool = False
+
+    def __init__(self, every_n_train_steps: int, max_overhead: float | None) -> None:
+        self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
+        self.max_overhead = _require_share("max_overhead", max_overhead)
+        self.history: list[Record] = []
+        self._budget = OverheadBudget(self.max_overhead)
+        self.ready = False
+        self.active = False
+        self._warned: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        """Differs between monitors of different options, so that a Trainer can hold several."""
+        options = {k: _describe(v) for k, v in vars(self).items() if not k.startswith("_") and k not in _NOT_OPTIONS}
+        return f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of due and made measurements."""
+        return {"due": self._budget.due, "made": self._budget.made}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counts of a saved run."""
+        self._budget.due, self._budget.made = state_dict["due"], state_dict["made"]
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Decide whether this process measures."""
+        rivals = [c for c in trainer.callbacks if type(c) is type(self) and c is not self]
+        yields = self.from_environment and any(not c.from_environment for c in rivals)
+        self.active = stage == "fit" and trainer.is_global_zero and not yields
+        if self.active and _shards_parameters(trainer.strategy):
+            self.active = False
+            self._warn_once(
+                f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}, whose parameters "
+                "are sharded over the processes. Training goes on unmonitored."
+            )
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count training time."""
+        self._budget.start()
+
+    def charts(self) -> dict[str, list[str]]:
+        """Charts of TensorBoard's custom-scalars page: title, and the tags drawn together."""
+        return {}
+
+    def write(self, trainer: Any, metrics: Mapping[str, float | None]) -> None:
+        """Send the finite values to every logger and to ``trainer.callback_metrics``."""
+        metrics = {**metrics, f"{self.name}/coverage": self._budget.coverage}
+        finite = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
+        for logger in trainer.loggers:
+            separator = logger.group_separator
+            logger.log_metrics({k.replace("/", separator): v for k, v in finite.items()}, step=logger_step(trainer))
+        device = trainer.strategy.root_device
+        trainer.callback_metrics.update({k: torch.tensor(v, device=device) for k, v in finite.items()})
+
+    def remember(self, records: Sequence[Record]) -> None:
+        """Append to the history, thinning out its older half when it grows too long."""
+        self.history.extend(records)
+        if len(self.history) > _MAX_HISTORY:
+            del self.history[: _MAX_HISTORY // 2 : 2]
+
+    @contextmanager
+    def never_fatal(self) -> Iterator[None]:
+        """A measurement that fails warns once; training goes on."""
+        try:
+            yield
+        except Exception as error:
+            self._warn_once(
+                f"{type(self).__name__} could not measure ({type(error).__name__}: {error}). "
+                "Training goes on; later failures of this kind are not reported.",
+                kind=type(error).__name__,
+            )
+
+    def _warn_once(self, message: str, kind: str | None = None) -> None:
+        if (kind or message) not in self._warned:
+            self._warned.add(kind or message)
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+
+class GroupMonitor(Monitor[Record]):
+    """A monitor of neuron groups, which are found at the first training batch."""
+
+    def __init__(self, groups: Groups, every_n_train_steps: int, max_overhead: float | None) -> None:
+        super().__init__(every_n_train_steps, max_overhead)
+        self.groups = groups
+        self._found: tuple[NeuronGroup, ...] = ()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget the groups of an earlier fit, which may have been of another model."""
+        super().setup(trainer, pl_module, stage)
+        self._found, self.ready = (), False
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Find the groups, once."""
+        if self.active and not self.ready:
+            with self._budget.spending(pl_module.device):
+                self._found = self._find(pl_module, batch)
+            self.ready = True
+            if self._found:
+                self.groups_found(trainer, pl_module)
+            write_layout(trainer)
+
+    def groups_found(self, trainer: Any, pl_module: Any) -> None:
+        """Called once, before the first update of the fit."""
+
+    def _find(self, model: nn.Module, batch: Any) -> tuple[NeuronGroup, ...]:
+        declared = getattr(model, "example_input_array", None) is not None  # found by find_neuron_groups itself
+        example = None if declared else example_inputs_from_batch(model, batch)
+        if self.groups is not None:
+            # What the user asked for by name has to be there: this error is meant to stop the run at its start.
+            return select_groups(model, self.groups, example)
+        found: tuple[NeuronGroup, ...] = ()
+        with self.never_fatal():
+            found = find_neuron_groups(model, example)
+            if not found:
+                self._warn_once(
+                    f"{type(self).__name__} found no group of exchangeable neurons in {type(model).__name__} and has "
+                    "nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
+                )
+        return found
+
+
+_NOT_OPTIONS = {"history", "ready", "active", "from_environment", "log", "log_dict"}  # the Trainer sets the last two on every callback
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_describe(item) for item in value]
+    return value.name if isinstance(value, NeuronGroup) else value
+
+
+def logger_step(trainer: Any) -> int:
+    """The step under which Lightning itself logs what happens in the current batch."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def require_positive_int(name: str, value: int, at_least: int = 1) -> int:
+    """The value, or a ValueError when it is no integer of at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name} must be an integer of at least {at_least}, but got {value!r}.")
+    return value
+
+
+def _require_share(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 1:
+        raise ValueError(
+            f"{name} is a share of the training time: a number in (0, 1], or None to measure every due update; "
+            f"but got {value!r}."
+        )
+    return value
+
+
+def _shards_parameters(strategy: Any) -> bool:
+    kinds = {cls.__name__ for cls in type(strategy).__mro__}
+    return bool(kinds & {"FSDPStrategy", "ModelParallelStrategy"}) or getattr(strategy, "zero_stage_3", False)

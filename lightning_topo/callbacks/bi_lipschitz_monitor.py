@@ -1,0 +1,261 @@
+"""BiLipschitzMonitor: how far each update stretches and squeezes the neurons, and how close it is to η*."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._sample import NeuronSample
+from lightning_topo.functional import bi_lipschitz
+from lightning_topo.neurons import NeuronGroup
+
+
+@dataclass(frozen=True)
+class BiLipschitzRecord:
+    """One update of one neuron group.
+
+    Attributes:
+        step: Step under which it was logged.
+        group: Name of the neuron group.
+        learning_rate: η, the largest rate among the optimizer's parameter groups that hold the neurons' parameters.
+        lower: Smallest ratio of distances between neurons after and before the update.
+        upper: Largest ratio.
+        distortion: upper / lower.
+        criticality: κ = η / η*; at 1 and above neurons can merge.
+        critical_lr: η* = η / κ.
+        n_unresolved: Pairs of neurons that float rounding could not resolve.
+    """
+
+    step: int
+    group: str
+    learning_rate: float
+    lower: float
+    upper: float
+    distortion: float
+    criticality: float
+    critical_lr: float
+    n_unresolved: int
+
+
+class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
+    """Measures how optimizer updates move the neurons relative to each other.
+
+    For a neuron group with points p_i (all parameters that move with unit i) an update has
+
+    - lower, upper: the smallest and largest ratio |p_i' - p_j'| / |p_i - p_j|, and distortion = upper / lower,
+    - criticality κ = max |u_i - u_j| / |p_i - p_j| with u = p' - p; below 1 the update is one-to-one on the neurons,
+    - critical learning rate η* = η / κ.
+
+    Reference: arXiv 2510.02670, section 3. Logged as ``bilipschitz/<group>/{learning_rate, lower, upper, distortion,
+    criticality, critical_lr}``, and over all groups ``bilipschitz/{learning_rate, criticality, critical_lr,
+    broken_updates, coverage}``: the largest κ, the smallest η*, the measured updates so far with κ >= 1, and the
+    share of due updates that were measured.
+
+    Training is not touched: the points are copied before and after ``optimizer.step`` and compared. Works with any
+    torch optimizer, several of them, parameter groups, gradient accumulation, clipping, mixed precision and manual
+    optimization. With several updates in one batch, the one of the largest κ is logged; the history has all.
+
+    Args:
+        groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        max_neurons: Largest number of neurons measured in a group. From larger groups a sample is measured, so that
+            κ is a lower bound; None measures all.
+        every_n_train_steps: Measure every n-th update of each optimizer.
+        max_overhead: Share of the training time that measuring may take; due updates beyond it are left out. None
+            measures every due update.
+
+    Attributes:
+        history: List of ``BiLipschitzRecord``.
+        broken_updates: Measured updates with κ >= 1 in some group.
+
+    Raises:
+        ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
+
+    Example:
+        >>> import lightning_topo as lt
+        >>> monitor = lt.BiLipschitzMonitor(every_n_train_steps=10)
+        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].criticality
+    """
+
+    name = "bilipschitz"
+
+    def __init__(
+        self,
+        groups: Groups = None,
+        max_neurons: int | None = 256,
+        every_n_train_steps: int = 1,
+        max_overhead: float | None = 0.05,
+    ) -> None:
+        super().__init__(groups, every_n_train_steps, max_overhead)
+        self.max_neurons = None if max_neurons is None else require_positive_int("max_neurons", max_neurons, at_least=2)
+        self.broken_updates = 0
+        self._updates: list[int] = []
+        self._samples: dict[str, NeuronSample] = {}
+        self._handles: list[Any] = []
+        self._before: dict[str, Tensor] = {}
+        self._learning_rates: dict[str, float] = {}
+        self._latest: dict[str, BiLipschitzRecord] = {}
+        self._armed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of measurements, updates and broken updates."""
+        return {**super().state_dict(), "updates": list(self._updates), "broken_updates": self.broken_updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counts of a saved run."""
+        super().load_state_dict(state_dict)
+        self._updates, self.broken_updates = list(state_dict["updates"]), state_dict["broken_updates"]
+
+    def groups_found(self, trainer: Any, pl_module: Any) -> None:
+        """Watch the optimizers' updates."""
+        self._samples = {group.name: NeuronSample(self.max_neurons) for group in self._found}
+        if len(self._updates) != len(trainer.optimizers):
+            self._updates = [0] * len(trainer.optimizers)
+        for index, optimizer in enumerate(trainer.optimizers):
+            self._watch(index, optimizer, pl_module)
+
+    def charts(self) -> dict[str, list[str]]:
+        """TensorBoard charts: title and the tags drawn together."""
+        charts = {"learning rate η and critical learning rate η*": _tags("bilipschitz", "learning_rate", "critical_lr")}
+        for group in self._found:
+            prefix = f"bilipschitz/{group.name}"
+            charts[f"{group.name}: η and η*"] = _tags(prefix, "learning_rate", "critical_lr")
+            charts[f"{group.name}: lower and upper constant"] = _tags(prefix, "lower", "upper")
+        return charts
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Arm the hooks: updates outside training batches, as in a search, are not the run's."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._armed = bool(self._found)
+        self._step = logger_step(trainer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Disarm the hooks and log what the batch's updates did."""
+        self._armed = False
+        if self._latest:
+            with self._budget.spending():
+                self.write(trainer, _metrics(self._latest, self.broken_updates))
+                self._latest = {}
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Remove the hooks."""
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Remove the hooks."""
+        self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Remove the hooks."""
+        self._release()
+
+    def _watch(self, index: int, optimizer: Optimizer, model: Any) -> None:
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if self._armed:
+                with self.never_fatal():
+                    self._before_update(index, optimizer, model)
+
+        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if self._armed and self._before:
+                with self.never_fatal(), self._budget.spending(model.device):
+                    self._after_update(model)
+
+        self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def _release(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._before, self._armed = [], {}, False
+
+    def _before_update(self, index: int, optimizer: Optimizer, model: Any) -> None:
+        self._before = {}
+        due = self._updates[index] % self.every_n_train_steps == 0
+        self._updates[index] += 1
+        if not due or not self._budget.admits():
+            return
+        with self._budget.spending(model.device):
+            for group in self._found:
+                # Read now: after the update a scheduler may already have set the next rate.
+                learning_rate = _learning_rate(group, optimizer, model)
+                if learning_rate is not None:
+                    self._learning_rates[group.name] = learning_rate
+                    self._before[group.name] = self._samples[group.name].draw(group, model)
+
+    def _after_update(self, model: Any) -> None:
+        before, self._before = self._before, {}
+        records = []
+        for group in self._found:
+            if group.name in before:
+                record = self._compare(group, before[group.name], model)
+                records += [] if record is None else [record]
+        # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
+        if not any(record.criticality != 0 for record in records):
+            return
+        self.broken_updates += any(record.criticality >= 1 for record in records)
+        self.remember(records)
+        for record in records:
+            known = self._latest.get(record.group)
+            if known is None or not record.criticality <= known.criticality:
+                self._latest[record.group] = record
+
+    def _compare(self, group: NeuronGroup, before: Tensor, model: Any) -> BiLipschitzRecord | None:
+        sample = self._samples[group.name]
+        after = group.points(model, sample.indices)
+        if not bool(before.isfinite().all() & after.isfinite().all()):
+            self._warn_once(
+                f"Neurons of {group.name} are NaN or infinite at step {self._step}: the run has diverged there. "
+                "BiLipschitzMonitor goes on with the other groups."
+            )
+            return None
+        result = bi_lipschitz(before, after, eps=_eps(group, model))
+        sample.learn(before, after)
+        rate, critical = self._learning_rates[group.name], result.criticality
+        return BiLipschitzRecord(
+            self._step,
+            group.name,
+            rate,
+            result.lower,
+            result.upper,
+            result.distortion,
+            critical,
+            rate / critical if critical != 0 else math.inf,
+            result.n_unresolved,
+        )
+
+
+def _learning_rate(group: NeuronGroup, optimizer: Optimizer, model: Any) -> float | None:
+    """Largest rate at which the optimizer moves the neurons, or None when it does not hold them."""
+    members = {id(tensor) for _, tensor in group.tensors(model)}
+    rates = [
+        float(settings.get("lr", math.nan))
+        for settings in optimizer.param_groups
+        if any(id(parameter) in members for parameter in settings["params"])
+    ]
+    return max(rates, default=None)
+
+
+def _eps(group: NeuronGroup, model: Any) -> float:
+    """Spacing of the coarsest numbers that the neurons are stored in."""
+    return max(torch.finfo(tensor.dtype).eps for _, tensor in group.tensors(model))
+
+
+def _tags(prefix: str, *names: str) -> list[str]:
+    return [f"{prefix}/{name}" for name in names]
+
+
+def _metrics(records: dict[str, BiLipschitzRecord], broken_updates: int) -> dict[str, float]:
+    metrics: dict[str, float] = {"bilipschitz/broken_updates": broken_updates}
+    fields = ("learning_rate", "lower", "upper", "distortion", "criticality", "critical_lr")
+    for name, record in records.items():
+        metrics |= {f"bilipschitz/{name}/{field}": getattr(record, field) for field in fields}
+    resolved = [record for record in records.values() if not math.isnan(record.criticality)]
+    if resolved:
+        metrics["bilipschitz/learning_rate"] = max(record.learning_rate for record in resolved)
+        metrics["bilipschitz/criticality"] = max(record.criticality for record in resolved)
+        metrics["bilipschitz/critical_lr"] = min(record.critical_lr for record in resolved)
+    return metrics

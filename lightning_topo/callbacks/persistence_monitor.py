@@ -1,0 +1,308 @@
+"""PersistenceMonitor: the topology of each layer's neuron cloud over training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._tensorboard import has_tensorboard, write_figures
+from lightning_topo.functional import (
+    Persistence,
+    betti_at_scale,
+    bi_lipschitz,
+    bottleneck_distance,
+    certified_betti,
+    farthest_point_sample,
+    persistence,
+    persistence_entropy,
+    total_persistence,
+)
+from lightning_topo.neurons import NeuronGroup
+from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class PersistenceRecord:
+    """Topology of one neuron group at one time; tuples have one entry a homology dimension.
+
+    Attributes:
+        step: Step under which it was logged.
+        group: Name of the neuron group.
+        betti: Betti numbers of all neurons (up to ``betti_max_neurons``) at ``scale`` times their diameter.
+        entropy: Persistence entropy of the sample's diagrams, in nats.
+        total_persistence: Sum of the finite bars' lengths.
+        drift: Bottleneck distance to the first diagrams, each divided by its diameter.
+        certified_betti: Bars of the sample's first diagrams that are certainly alive now, by the bi-Lipschitz
+            constants of the sample's way since then.
+        covering_radius: Largest distance of a neuron to the sample; 0 when all neurons are in it.
+        diameter: Largest distance between two neurons of the sample.
+    """
+
+    step: int
+    group: str
+    betti: tuple[int, ...]
+    entropy: tuple[float, ...]
+    total_persistence: tuple[float, ...]
+    drift: tuple[float, ...]
+    certified_betti: tuple[int, ...]
+    covering_radius: float
+    diameter: float
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """The sampled neurons at one time: indices (k,), points (k, D) on the CPU, and their diagrams."""
+
+    indices: Tensor
+    points: Tensor
+    diagrams: Persistence
+
+
+class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
+    """Measures the topology of the neurons: Betti numbers, persistence, and how far they are from the start.
+
+    Betti numbers b0 (components), b1 (loops), b2 (voids) are those of the Vietoris-Rips complex of a group's neurons
+    at ``scale`` times their diameter. Diagrams are taken of a farthest-point sample of the first measurement, the
+    same neurons throughout, whose covering radius r is logged: a diagram of all neurons is within 2r.
+
+    Logged as ``topology/<group>/{betti_k, entropy_k, total_persistence_k, drift_k, certified_betti_k,
+    covering_radius, diameter}`` and ``topology/coverage``. With a TensorBoard logger, figures of the diagrams, the
+    barcode and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started)
+    are added at measurements 1, 2, 4, 8, ... and at the last.
+
+    Measured before the first update, after every n-th optimizer step, and at the end of training.
+
+    Args:
+        groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        max_dim: Highest homology dimension of the diagrams. 2 takes seconds for 256 neurons.
+        max_neurons: Size of the sample of which diagrams are computed.
+        scale: Share of the diameter at which Betti numbers are counted.
+        betti_max_dim: Highest homology dimension of the Betti numbers.
+        betti_max_neurons: Largest number of neurons of which Betti numbers are computed; of larger groups a
+            farthest-point sample is taken, and a sample need not have the Betti numbers of the whole.
+        every_n_train_steps: Measure after every n-th optimizer step.
+        max_overhead: Share of the training time that measuring may take; due measurements beyond it are left out.
+            None makes every due measurement.
+        tolerance: Diagrams are not computed again while ½·log(upper/lower) of the sample since the last ones is at
+            most this, for then they have moved by no more (in log scale, after rescaling). 0 always computes.
+        figures: Whether to add figures to TensorBoard.
+
+    Attributes:
+        history: List of ``PersistenceRecord``.
+
+    Raises:
+        ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
+
+    Example:
+        >>> import lightning_topo as lt
+        >>> monitor = lt.PersistenceMonitor(every_n_train_steps=100)
+        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].betti
+    """
+
+    name = "topology"
+
+    def __init__(
+        self,
+        groups: Groups = None,
+        max_dim: int = 1,
+        max_neurons: int = 256,
+        scale: float = 0.25,
+        betti_max_dim: int = 2,
+        betti_max_neurons: int = 1024,
+        every_n_train_steps: int = 50,
+        max_overhead: float | None = 0.05,
+        tolerance: float = 0.0,
+        figures: bool = True,
+    ) -> None:
+        super().__init__(groups, every_n_train_steps, max_overhead)
+        self.max_dim = require_positive_int("max_dim", max_dim, at_least=0)
+        self.max_neurons = require_positive_int("max_neurons", max_neurons, at_least=2)
+        self.betti_max_dim = require_positive_int("betti_max_dim", betti_max_dim, at_least=0)
+        self.betti_max_neurons = require_positive_int("betti_max_neurons", betti_max_neurons, at_least=2)
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale is a share of the diameter, a number in (0, 1]; but got {scale!r}.")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
+        self.scale, self.tolerance, self.figures = scale, tolerance, figures
+        self._first: dict[str, _Snapshot] = {}
+        self._last: dict[str, _Snapshot] = {}
+        self._betti_indices: dict[str, Tensor] = {}
+        self._n_measured: dict[str, int] = {}
+        self._measured_at: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, and the first snapshot of each group as tensors and numbers."""
+        first = {
+            name: {
+                "indices": snapshot.indices,
+                "points": snapshot.points,
+                "diagrams": list(snapshot.diagrams.diagrams),
+                "diameter": snapshot.diagrams.diameter,
+                "betti_indices": self._betti_indices[name],
+                "n_measured": self._n_measured[name],
+            }
+            for name, snapshot in self._first.items()
+        }
+        return {**super().state_dict(), "first": first, "measured_at": self._measured_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the saved first snapshots."""
+        super().load_state_dict(state_dict)
+        self._measured_at = state_dict["measured_at"]
+        for name, saved in state_dict["first"].items():
+            diagrams = Persistence(tuple(saved["diagrams"]), saved["diameter"], 0.0, len(saved["points"]))
+            self._first[name] = _Snapshot(saved["indices"], saved["points"], diagrams)
+            self._betti_indices[name] = saved["betti_indices"]
+            self._n_measured[name] = saved["n_measured"]
+
+    def groups_found(self, trainer: Any, pl_module: Any) -> None:
+        """Take the first snapshots, unless a checkpoint brought them."""
+        for name, snapshot in list(self._first.items()):
+            if not self._fits(name, snapshot, pl_module):
+                self._warn_once(
+                    f"The checkpoint holds a first snapshot of neuron group {name!r} that does not fit this model; "
+                    "PersistenceMonitor drops it and measures drift from here on."
+                )
+                for kept in (self._first, self._betti_indices, self._n_measured):
+                    del kept[name]
+        if any(group.name not in self._first for group in self._found):
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure when a due number of optimizer steps is reached."""
+        if self._found and trainer.global_step % self.every_n_train_steps == 0:
+            self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure what training ended with."""
+        if self._found:
+            self._measure(trainer, pl_module, last=True)
+
+    def charts(self) -> dict[str, list[str]]:
+        """TensorBoard charts: title and the tags drawn together."""
+        numbers = range(self.betti_max_dim + 1)
+        return {
+            f"{group.name}: Betti numbers": [f"topology/{group.name}/betti_{k}" for k in numbers]
+            for group in self._found
+        }
+
+    def _fits(self, name: str, snapshot: _Snapshot, model: Any) -> bool:
+        group = next((group for group in self._found if group.name == name), None)
+        if group is None:
+            return False
+        n, most = group.n_units(model), int(max(snapshot.indices.max(), self._betti_indices[name].max()))
+        return most < n and group.points(model, [0]).shape[1] == snapshot.points.shape[1]
+
+    def _measure(self, trainer: Any, model: Any, last: bool = False) -> None:
+        if self._measured_at == trainer.global_step:
+            return  # gradient accumulation, or the end right after a due step
+        metrics: dict[str, float] = {}
+        for group in self._found:
+            if self._budget.admits(group.name):
+                with self.never_fatal(), self._budget.spending(model.device):
+                    metrics |= self._measure_group(group, trainer, model, last)
+        self._measured_at = trainer.global_step
+        if metrics:
+            with self._budget.spending():
+                self.write(trainer, metrics)
+
+    def _measure_group(self, group: NeuronGroup, trainer: Any, model: Any, last: bool) -> dict[str, float]:
+        points = group.points(model)
+        step = logger_step(trainer)
+        if not bool(points.isfinite().all()):
+            self._warn_once(
+                f"Neurons of {group.name} are NaN or infinite at step {step}: the run has diverged there. "
+                "PersistenceMonitor goes on with the other groups."
+            )
+            return {}
+        snapshot, covering_radius = self._snapshot(group.name, points)
+        self._n_measured[group.name] = self._n_measured.get(group.name, 0) + 1
+        betti_points = points[self._betti_indices[group.name].to(points.device)]
+        record = PersistenceRecord(
+            step,
+            group.name,
+            betti_at_scale(betti_points, self.scale, self.betti_max_dim),
+            persistence_entropy(snapshot.diagrams),
+            total_persistence(snapshot.diagrams),
+            _drift(self._first[group.name].diagrams, snapshot.diagrams),
+            _certified(self._first[group.name], snapshot, self.scale),
+            covering_radius,
+            snapshot.diagrams.diameter,
+        )
+        self.remember([record])
+        if self.figures and has_tensorboard(trainer) and (last or self._n_measured[group.name].bit_count() == 1):
+            write_figures(trainer, self._figures(group.name, snapshot), step)
+        return _metrics(record)
+
+    def _snapshot(self, name: str, points: Tensor) -> tuple[_Snapshot, float]:
+        if name not in self._first:
+            indices, covering_radius = farthest_point_sample(points, self.max_neurons)
+            self._betti_indices[name] = farthest_point_sample(points, self.betti_max_neurons)[0].cpu()
+            first = _Snapshot(indices.cpu(), points[indices].cpu(), persistence(points[indices], self.max_dim))
+            self._first[name] = self._last[name] = first
+            return first, covering_radius
+        indices = self._first[name].indices
+        sample = points[indices.to(points.device)]
+        last = self._last.get(name)
+        if last is None or not self._unchanged(last.points, sample.cpu()):
+            self._last[name] = _Snapshot(indices, sample.cpu(), persistence(sample, self.max_dim))
+        return self._last[name], _covering_radius(points, sample)
+
+    def _unchanged(self, last: Tensor, now: Tensor) -> bool:
+        if self.tolerance == 0:
+            return False
+        way = bi_lipschitz(last, now, eps=0.0)
+        return way.n_unresolved == 0 and 0.5 * math.log(way.distortion) <= self.tolerance
+
+    def _figures(self, name: str, snapshot: _Snapshot) -> dict[str, Figure]:
+        start = self._first[name].points
+        plane = None if start.shape[1] == 2 else principal_plane(start)
+        axes = {
+            "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self.scale),
+            "barcode": plot_barcode(snapshot.diagrams, scale=self.scale),
+            "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
+        }
+        return {f"topology/{name}/{kind}": ax.figure for kind, ax in axes.items()}
+
+
+def _covering_radius(points: Tensor, sample: Tensor) -> float:
+    if len(sample) == len(points):
+        return 0.0
+    points, sample = (x.double() if x.device.type != "mps" else x.cpu().double() for x in (points, sample))
+    centre = points.mean(0)
+    return float(torch.cdist(points - centre, sample - centre).min(1).values.max())
+
+
+def _drift(first: Persistence, now: Persistence) -> tuple[float, ...]:
+    if not (first.diameter > 0 and now.diameter > 0):
+        return ()  # all neurons coincide: there is no size to divide by
+    return bottleneck_distance(first.scaled(1 / first.diameter), now.scaled(1 / now.diameter))
+
+
+def _certified(first: _Snapshot, now: _Snapshot, scale: float) -> tuple[int, ...]:
+    # eps=0: the diagrams are of the points as they are stored, whatever rounding brought them there.
+    way = bi_lipschitz(first.points, now.points, eps=0.0)
+    if math.isnan(way.lower) or way.n_unresolved:
+        return ()  # neurons that coincided at first have no ratio: any factor may lie between then and now
+    return certified_betti(first.diagrams, way.lower, way.upper, scale)
+
+
+def _metrics(record: PersistenceRecord) -> dict[str, float]:
+    prefix = f"topology/{record.group}"
+    metrics: dict[str, float] = {
+        f"{prefix}/covering_radius": record.covering_radius,
+        f"{prefix}/diameter": record.diameter,
+    }
+    for field in ("betti", "entropy", "total_persistence", "drift", "certified_betti"):
+        values: Sequence[float] = getattr(record, field)
+        metrics |= {f"{prefix}/{field}_{k}": value for k, value in enumerate(values)}
+    return metrics

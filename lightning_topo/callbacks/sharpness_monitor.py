@@ -1,0 +1,111 @@
+"""SharpnessMonitor: the largest Hessian eigenvalue of the training loss, the other edge of stability."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_topo.callbacks._monitor import Monitor, logger_step
+from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.functional import sharpness
+
+_MAX_ITER = 40
+_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class SharpnessRecord:
+    """Sharpness of one batch's loss.
+
+    Attributes:
+        step: Step under which it was logged.
+        lambda_max: λmax, the largest eigenvalue of the Hessian of the loss.
+        inverse: 1/λmax; for gradient descent a bound on η* on the safe side, for other rules a figure beside it.
+    """
+
+    step: int
+    lambda_max: float
+    inverse: float
+
+
+class SharpnessMonitor(Monitor[SharpnessRecord]):
+    """Measures the sharpness λmax of the training loss on the batch at hand.
+
+    λmax is the largest eigenvalue of the Hessian of the batch's loss over all trainable parameters, by Lanczos
+    iteration on Hessian-vector products. They are taken from the graph that the training step has just built, before
+    it goes backward: the training step runs once, as always. 1/λmax is what the experiments of arXiv 2510.02670 plot
+    beside η* (edge of stability: gradient descent is stable up to 2/λmax).
+
+    Logged as ``sharpness/{lambda_max, inverse, coverage}``. With gradient accumulation or several backward passes
+    in one batch, the first loss is measured.
+
+    The loss must have second derivatives. Compiled modules and fused attention kernels have none: the monitor then
+    warns once and logs nothing.
+
+    Args:
+        every_n_train_steps: Measure every n-th optimizer step.
+        max_overhead: Share of the training time that measuring may take; None measures every due step.
+
+    Attributes:
+        history: List of ``SharpnessRecord``.
+
+    Raises:
+        ValueError: When an option is out of range.
+
+    Example:
+        >>> import lightning_topo as lt
+        >>> monitor = lt.SharpnessMonitor(every_n_train_steps=50)
+        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].lambda_max
+    """
+
+    name = "sharpness"
+
+    def __init__(self, every_n_train_steps: int = 100, max_overhead: float | None = 0.05) -> None:
+        super().__init__(every_n_train_steps, max_overhead)
+        self._armed = False
+        self._last_step: int | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count training time."""
+        super().on_train_start(trainer, pl_module)
+        self.ready = True
+        write_layout(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Arm the monitor at the first batch of a due step."""
+        step = trainer.global_step
+        due = step % self.every_n_train_steps == 0 and step != self._last_step
+        self._armed = self.active and due and self._budget.admits()
+        self._last_step = step
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Measure on the graph of the loss, which stays as it is."""
+        if not self._armed:
+            return
+        self._armed = False
+        with self.never_fatal(), self._budget.spending(pl_module.device):
+            value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
+            record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
+            self.remember([record])
+            self.write(trainer, {"sharpness/lambda_max": record.lambda_max, "sharpness/inverse": record.inverse})
+
+    def charts(self) -> dict[str, list[str]]:
+        """TensorBoard charts: title and the tags drawn together."""
+        return {"inverse sharpness": ["sharpness/inverse"]}
+
+
+def _sharpness(loss: Tensor, module: Any) -> float:
+    with warnings.catch_warnings():
+        # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
+        warnings.filterwarnings("ignore", "sharpness did not converge")
+        return sharpness(loss, module.parameters(), max_iter=_MAX_ITER, tolerance=_TOLERANCE)
+
+
+def _loss_scale(trainer: Any, pl_module: Any) -> float:
+    """By how much the loss that goes backward is larger than the loss of the batch."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scale = 1.0 if scaler is None else float(scaler.get_scale())
+    return scale / trainer.accumulate_grad_batches if pl_module.automatic_optimization else scale

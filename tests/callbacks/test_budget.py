@@ -1,0 +1,76 @@
+"""The time budget, on a clock that the test moves."""
+
+import pytest
+
+from lightning_topo.callbacks._budget import OverheadBudget
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def run(max_overhead, n_steps, step_time, cost):
+    clock = Clock()
+    budget = OverheadBudget(max_overhead, clock)
+    budget.start()
+    for _ in range(n_steps):
+        clock.now += step_time
+        if budget.admits():
+            with budget.spending():
+                clock.now += cost
+    return budget, clock
+
+
+@pytest.mark.parametrize("max_overhead", [0.01, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("cost", [0.1, 1.0, 30.0])
+def test_spends_at_most_the_share_and_most_of_it(max_overhead, cost):
+    n_steps = 10_000
+    budget, _ = run(max_overhead, n_steps, 1.0, cost)
+    allowed = max(cost, max_overhead * n_steps)
+    assert budget.spent <= allowed + 1e-9
+    assert budget.spent > min(n_steps * cost, allowed) - 2 * cost
+    assert budget.coverage == budget.made / n_steps
+
+
+def test_none_admits_everything():
+    budget, _ = run(None, 50, 1.0, 1000.0)
+    assert (budget.due, budget.made, budget.coverage) == (50, 50, 1.0)
+
+
+def test_the_first_of_each_kind_is_admitted():
+    clock = Clock()
+    budget = OverheadBudget(0.05, clock)
+    budget.start()
+    for kind in ("a", "b"):
+        assert budget.admits(kind)
+        with budget.spending():
+            clock.now += 5.0
+    assert not budget.admits("a")
+    assert not budget.admits("b")
+
+
+def test_costs_are_those_of_the_kind():
+    clock = Clock()
+    budget = OverheadBudget(0.1, clock)
+    budget.start()
+    for kind, cost in (("cheap", 0.1), ("dear", 10.0)):
+        assert budget.admits(kind)
+        with budget.spending():
+            clock.now += cost
+    clock.now += 150.0
+    assert budget.admits("cheap")
+    assert not budget.admits("dear")
+
+
+def test_a_failing_measurement_is_charged_too():
+    clock = Clock()
+    budget = OverheadBudget(0.05, clock)
+    budget.start()
+    assert budget.admits()
+    with pytest.raises(RuntimeError), budget.spending():
+        clock.now += 7.0
+        raise RuntimeError
+    assert budget.spent == 7.0

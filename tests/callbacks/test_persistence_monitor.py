@@ -1,0 +1,168 @@
+"""PersistenceMonitor: its numbers against the functional layer on weights that the test takes itself."""
+
+import warnings
+
+import pytest
+import torch
+
+import lightning_topo as lt
+from lightning_topo.functional import betti_at_scale, bottleneck_distance, persistence, persistence_entropy
+
+
+def first_layer(module):
+    net = module.net
+    scale = [net[1].weight[:, None], net[1].bias[:, None]]
+    return torch.cat([net[0].weight, net[0].bias[:, None], *scale, net[4].weight.T], dim=1).detach().clone()
+
+
+def test_records_before_and_after(classifier, trainer, data):
+    module = classifier()
+    before = first_layer(module)
+    monitor = lt.PersistenceMonitor(groups="net.0", max_overhead=None, every_n_train_steps=10)
+    trainer([monitor]).fit(module, data())
+    assert [record.step for record in monitor.history] == [0, 9, 19, 24]
+    for record, points in ((monitor.history[0], before), (monitor.history[-1], first_layer(module))):
+        diagrams = persistence(points, 1)
+        assert record.betti == betti_at_scale(points, 0.25, 2)
+        assert record.entropy == pytest.approx(persistence_entropy(diagrams))
+        assert record.diameter == pytest.approx(diagrams.diameter)
+        assert record.covering_radius == 0
+    first, last = persistence(before, 1), persistence(first_layer(module), 1)
+    drift = bottleneck_distance(first.scaled(1 / first.diameter), last.scaled(1 / last.diameter))
+    assert monitor.history[-1].drift == pytest.approx(drift)
+    assert monitor.history[0].drift == (0, 0)
+
+
+def test_certified_numbers_never_exceed_the_true_ones(classifier, trainer, data):
+    monitor = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1)
+    trainer([monitor]).fit(classifier(), data())
+    assert monitor.history
+    for record in monitor.history:
+        assert record.certified_betti
+        assert all(c <= b for c, b in zip(record.certified_betti, record.betti, strict=False))
+    assert monitor.history[0].certified_betti == monitor.history[0].betti[:2]
+
+
+def test_samples_of_large_groups_have_a_covering_radius(classifier, trainer, data):
+    monitor = lt.PersistenceMonitor(groups="net.0", max_neurons=5, betti_max_neurons=7, max_overhead=None)
+    module = classifier()
+    trainer([monitor], max_epochs=1).fit(module, data())
+    points = first_layer(module).double()
+    indices = monitor.state_dict()["first"]["net.0"]["indices"]
+    distances = (points[:, None] - points[None, indices]).norm(dim=2)
+    assert len(indices) == 5
+    assert monitor.history[-1].covering_radius == pytest.approx(distances.min(1).values.max().item(), rel=1e-6)
+    assert sum(monitor.history[-1].betti[:1]) <= 7
+
+
+def test_log_keys(classifier, trainer, data, recorder):
+    monitor = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=10)
+    made = trainer([monitor], logger=[recorder])
+    made.fit(classifier(), data())
+    keys = {key for _, row in recorder.rows for key in row}
+    fields = [f"{name}_{k}" for name in ("entropy", "total_persistence", "drift", "certified_betti") for k in (0, 1)]
+    fields += ["betti_0", "betti_1", "betti_2", "covering_radius", "diameter"]
+    assert {f"topology.{group}.{field}" for group in ("net.0", "net.4") for field in fields} <= keys
+    assert "topology.coverage" in keys
+    assert "topology/net.0/betti_0" in made.callback_metrics
+
+
+def test_accumulation_measures_once_a_step(classifier, trainer, data):
+    monitor = lt.PersistenceMonitor(groups="net.0", max_overhead=None, every_n_train_steps=2)
+    trainer([monitor], accumulate_grad_batches=3).fit(classifier(), data())
+    steps = [record.step for record in monitor.history]
+    assert len(steps) == len(set(steps)) == 5
+
+
+def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, data, monkeypatch):
+    calls = []
+    import lightning_topo.callbacks.persistence_monitor as where
+
+    monkeypatch.setattr(where, "persistence", lambda *args: calls.append(1) or persistence(*args))
+
+    def run(tolerance):
+        calls.clear()
+        monitor = lt.PersistenceMonitor(
+            groups="net.0", max_overhead=None, every_n_train_steps=1, tolerance=tolerance
+        )
+        trainer([monitor]).fit(classifier(), data())
+        return monitor.history, len(calls)
+
+    exact, n_exact = run(0.0)
+    rough, n_rough = run(0.2)
+    assert n_exact == 25
+    assert 1 < n_rough < 15
+    # ½·log(upper/lower) bounds the move of the diagrams in log scale, after rescaling to the best common size.
+    for a, b in zip(exact, rough, strict=True):
+        assert a.total_persistence[0] / a.diameter == pytest.approx(b.total_persistence[0] / b.diameter, rel=0.5)
+
+
+def test_resuming_measures_drift_from_the_first_start(classifier, trainer, data, tmp_path):
+    def monitor():
+        return lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=6)
+
+    whole = monitor()
+    torch.manual_seed(3)
+    trainer([whole]).fit(classifier(), data(shuffle=False))
+    first = monitor()
+    made = trainer([first], max_epochs=1)
+    made.fit(classifier(), data(shuffle=False))
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    second = monitor()
+    trainer([second]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert second.history == [record for record in whole.history if record.step > 12]
+    assert second.state_dict()["made"] == whole.state_dict()["made"] + 2  # the end of the first run
+
+
+def test_a_checkpoint_of_another_model_is_dropped_with_a_warning(classifier, trainer, data):
+    monitor = lt.PersistenceMonitor(max_overhead=None)
+    first = {"indices": torch.arange(5), "points": torch.zeros(5, 3), "diagrams": [], "diameter": 1.0}
+    first |= {"betti_indices": torch.arange(5), "n_measured": 3}
+    monitor.load_state_dict({"due": 1, "made": 1, "measured_at": None, "first": {"net.0": first, "other": first}})
+    with pytest.warns(UserWarning, match="does not fit this model"):
+        trainer([monitor]).fit(classifier(), data())
+    assert len(monitor.history) >= 4
+
+
+def test_diverged_run_warns_and_goes_on(classifier, trainer, data):
+    monitor = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=2)
+    made = trainer([monitor])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made.fit(classifier(lambda m: torch.optim.SGD(m.parameters(), lr=1e30)), data())
+    messages = [str(w.message) for w in caught if "diverged" in str(w.message)]
+    assert messages
+    assert len(messages) == len(set(messages))
+    assert made.global_step == 24
+
+
+def test_identical_and_dead_neurons(classifier, trainer, data):
+    def module():
+        made = classifier(lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.fill_(0.5)
+        return made
+
+    monitor = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=4)
+    bi_lipschitz = lt.BiLipschitzMonitor(max_overhead=None)
+    trainer([monitor, bi_lipschitz]).fit(module(), data())
+    assert all(record.betti[0] == 1 and record.drift == () for record in monitor.history)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_dim": -1}, "max_dim must be an integer of at least 0"),
+        ({"max_neurons": 1}, "max_neurons"),
+        ({"scale": 0}, r"scale is a share of the diameter"),
+        ({"scale": 1.5}, "scale"),
+        ({"betti_max_dim": -1}, "betti_max_dim"),
+        ({"betti_max_neurons": 0}, "betti_max_neurons"),
+        ({"tolerance": -0.1}, "tolerance"),
+        ({"every_n_train_steps": 0}, "every_n_train_steps"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        lt.PersistenceMonitor(**options)

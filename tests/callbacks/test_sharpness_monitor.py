@@ -1,0 +1,120 @@
+"""SharpnessMonitor against the Hessian that torch.func computes."""
+
+import warnings
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.func import functional_call, hessian
+
+import lightning_topo as lt
+
+
+class KeepLosses(pl.Callback):
+    """The largest Hessian eigenvalue of each batch's loss, from scratch, on a copy of the weights."""
+
+    def __init__(self):
+        self.eigenvalues = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        names = [name for name, _ in pl_module.net.named_parameters()]
+        sizes = [p.numel() for p in pl_module.net.parameters()]
+        shapes = [p.shape for p in pl_module.net.parameters()]
+        flat = torch.cat([p.detach().flatten() for p in pl_module.net.parameters()]).double()
+        buffers = {name: b.double() if b.is_floating_point() else b for name, b in pl_module.net.named_buffers()}
+        x, y = batch
+
+        def loss(vector):
+            parts = [v.view(shape) for v, shape in zip(vector.split(sizes), shapes, strict=True)]
+            state = dict(zip(names, parts, strict=True)) | {k: v.clone() for k, v in buffers.items()}
+            return nn.functional.cross_entropy(functional_call(pl_module.net, state, (x.double(),)), y)
+
+        self.eigenvalues.append(torch.linalg.eigvalsh(hessian(loss)(flat)).max().item())
+
+
+@pytest.fixture
+def smooth(classifier):
+    def make(*args):
+        module = classifier(*args)
+        torch.manual_seed(0)
+        module.net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        return module
+
+    return make
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 4}])
+def test_agrees_with_the_dense_hessian(options, smooth, trainer, data, recorder):
+    keep, monitor = KeepLosses(), lt.SharpnessMonitor(every_n_train_steps=2, max_overhead=None)
+    made = trainer([keep, monitor], logger=[recorder], **options)
+    made.fit(smooth(), data())
+    per_step = options.get("accumulate_grad_batches", 1)
+    expected = keep.eigenvalues[:: 2 * per_step]
+    assert [record.lambda_max for record in monitor.history] == pytest.approx(expected, rel=2e-2)
+    assert [value for _, value in recorder.series("sharpness.lambda_max")] == pytest.approx(expected, rel=2e-2)
+    assert recorder.series("sharpness.inverse")[0][1] == pytest.approx(1 / expected[0], rel=2e-2)
+    assert recorder.series("sharpness.coverage")[-1][1] == 1.0
+    assert "sharpness/lambda_max" in made.callback_metrics
+
+
+def test_half_precision_scale_is_taken_out(smooth, trainer, data):
+    class Scaled:
+        def get_scale(self):
+            return 8.0
+
+    keep, monitor = KeepLosses(), lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None)
+    made = trainer([keep, monitor], max_steps=1)
+    made.precision_plugin.scaler = Scaled()
+    made.fit(smooth(), data())
+    assert monitor.history[0].lambda_max == pytest.approx(keep.eigenvalues[0] / 8.0, rel=2e-2)
+
+
+def test_manual_optimization(smooth, trainer, data):
+    class Manual(type(smooth())):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+    torch.manual_seed(0)
+    monitor = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None)
+    trainer([monitor], max_epochs=1).fit(Manual(), data())
+    assert len(monitor.history) == 12
+
+
+def test_a_loss_without_second_derivatives_warns_once(smooth, trainer, data):
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, grad):
+            return grad
+
+    class Model(type(smooth())):
+        def forward(self, x):
+            return Once.apply(self.net(x))
+
+    torch.manual_seed(0)
+    monitor = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None)
+    made = trainer([monitor])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made.fit(Model(), data())
+    assert sum("SharpnessMonitor could not measure" in str(w.message) for w in caught) == 1
+    assert made.global_step == 24
+    assert monitor.history == []
+
+
+@pytest.mark.parametrize("options", [{"every_n_train_steps": 0}, {"max_overhead": 0.0}])
+def test_bad_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        lt.SharpnessMonitor(**options)
