@@ -1,7 +1,20 @@
 """What a neuron is in a given network: specification, discovery, exchange test, selection."""
 
+from lightning_topo.neurons.discovery import Discovery, UncoveredAxis, discover_neurons, find_neuron_groups
 from lightning_topo.neurons.example import ExampleCall, example_inputs_from_batch
 from lightning_topo.neurons.group import Member, NeuronGroup
+from lightning_topo.neurons.select import select_groups
 from lightning_topo.neurons.symmetry import is_permutation_symmetric
 
-__all__ = ["ExampleCall", "Member", "NeuronGroup", "example_inputs_from_batch", "is_permutation_symmetric"]
+__all__ = [
+    "Discovery",
+    "ExampleCall",
+    "Member",
+    "NeuronGroup",
+    "UncoveredAxis",
+    "discover_neurons",
+    "example_inputs_from_batch",
+    "find_neuron_groups",
+    "is_permutation_symmetric",
+    "select_groups",
+]

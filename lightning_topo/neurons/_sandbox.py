@@ -30,7 +30,7 @@ _WIDER = {
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOW_TO_PASS = "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments)"
 
-Watch = Callable[[nn.Module], AbstractContextManager[Any]]
+Watch = Callable[[nn.Module, ExampleCall], AbstractContextManager[Any]]
 
 
 @dataclass
@@ -53,12 +53,13 @@ class Sandbox:
 
     def run(self, watch: Watch | None = None) -> Any:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
+        call = self.call.map(Tensor.clone)  # a forward pass may write to its input
         with ExitStack() as stack:
             _enter_plain_computation(stack, self.model)
             if self.in_double:
                 stack.enter_context(_InDouble())
-            self.watcher = stack.enter_context(watch(self.model) if watch else nullcontext())
-            self.output = self.call.map(Tensor.clone).on(self.model)  # a forward pass may write to its input
+            self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
+            self.output = call.on(self.model)
         return self.output
 
 

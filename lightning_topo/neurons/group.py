@@ -144,6 +144,15 @@ class NeuronGroup:
             raise ValueError(f"group {self.name!r} holds buffers only; a point needs at least one parameter")
         return torch.cat([block.to(blocks[0].device) for block in blocks], dim=1)
 
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters of ``model`` that hold the group's points, each once; buffers left out.
+
+        Raises:
+            ValueError: As ``n_units``.
+        """
+        located = {id(tensor): tensor for _, tensor in self._locate(model)[1]}
+        return [tensor for tensor in located.values() if isinstance(tensor, nn.Parameter)]
+
     @torch.no_grad()
     def permute_(self, model: nn.Module, permutation: Tensor | Sequence[int]) -> None:
         """Exchange the units in place through all members: unit $i$ becomes the old unit ``permutation[i]``.

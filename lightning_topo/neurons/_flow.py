@@ -1,0 +1,159 @@
+"""Propagation of axes through a trace: which units of which parameters belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_topo.neurons._axes import Atom, Axis, Free, Misaligned, freeze, resolve, unify
+from lightning_topo.neurons._layout import AnyAxis, plain
+from lightning_topo.neurons._rules import RULES, pointwise
+from lightning_topo.neurons._trace import SHAPE_ONLY, Operation, Trace, Value
+
+_MAX_PASSES = 5
+_FROZEN = {"input": "model input", "quantised": "not a floating-point parameter"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A parameter has an axis on the output side of an operation.
+
+    Attributes:
+        strong: By a contraction or lookup, not merely by broadcasting (a bias, a scale).
+        time: Position of the operation in the trace.
+        parameter: Its name.
+        axis: The axis of the operation's result.
+    """
+
+    strong: bool
+    time: int
+    parameter: str
+    axis: Axis
+
+
+class Flow:
+    """State of one pass over a trace, and what the rules need of it.
+
+    Args:
+        trace: The recorded forward pass.
+        split_sites: Reshapes of packed axes, known from an earlier pass.
+    """
+
+    def __init__(self, trace: Trace, split_sites: set[object]) -> None:
+        self.trace = trace
+        self.split_sites = split_sites
+        self.indexed: set[object] = set()
+        self.made: list[Made] = []
+        self.roles: list[tuple[str, Axis]] = []
+        self.time = 0
+        self._axes: dict[Value, list[AnyAxis]] = {}
+        self._sources: dict[Value, str] = {}
+
+    def run(self) -> None:
+        """Carry the axes through all operations; what the model returns cannot be exchanged."""
+        for time, operation in enumerate(self.trace.operations):
+            self.time = time
+            if operation.name not in SHAPE_ONLY and any(map(self.trace.is_live, operation.inputs)):
+                self._apply(operation)
+        for value in self.trace.results:
+            if self.trace.is_live(value):
+                for axis in plain(self._known(value)):
+                    freeze(axis, "model output")
+
+    def raw(self, operation: Operation, value: Value) -> list[AnyAxis]:
+        """Axes of an input, with families."""
+        if self.trace.is_live(value):
+            return self._known(value)
+        uniform = operation.uniform.get(value, (False,) * len(value.shape))
+        return [
+            Free(size) if free or size < 2 else Atom(size, "fixed values")
+            for size, free in zip(value.shape, uniform, strict=True)
+        ]
+
+    def axes(self, operation: Operation, value: Value) -> list[Axis]:
+        """Axes of an input."""
+        return plain(self.raw(operation, value))
+
+    def broadcast(self, operation: Operation, values: Sequence[Value], shape: Sequence[int]) -> list[Axis]:
+        """Common axes of values that are broadcast to ``shape``."""
+        result: list[Axis] = [Free(size) for size in shape]
+        for value in values:
+            axes = self.axes(operation, value)
+            for position, axis in enumerate(axes, start=len(shape) - len(axes)):
+                if axis.size == shape[position]:
+                    result[position] = unify(result[position], axis)
+        return result
+
+    def source(self, value: Value) -> str | None:
+        """Name of the parameter that the value is (up to its layout), if it is one."""
+        return value.name if value.kind == "parameter" else self._sources.get(value)
+
+    def makes(self, value: Value, axis: Axis, strong: bool = True) -> None:
+        """Note that ``value``, if it is a parameter, has ``axis`` on the output side."""
+        parameter = self.source(value)
+        if parameter is not None and axis.size > 1:
+            self.made.append(Made(strong, self.time, parameter, axis))
+
+    def plays(self, role: str, axis: Axis) -> None:
+        """Note a use of the axis that its name should tell."""
+        self.roles.append((role, axis))
+
+    def tells_apart(self, axis: Axis) -> None:
+        """Note that positions of the axis are used separately."""
+        axis = resolve(axis)
+        if isinstance(axis, Atom) and axis.reason is None:
+            self.indexed |= axis.sites
+
+    def _known(self, value: Value) -> list[AnyAxis]:
+        if value not in self._axes:
+            reason = _FROZEN.get(value.kind)
+            self._axes[value] = [Atom(size, reason) if size > 1 else Free(size) for size in value.shape]
+        return self._axes[value]
+
+    def owned(self, name: str) -> list[Axis] | None:
+        """Axes of a parameter or state after the pass; None if no operation used it."""
+        value = self.trace.owned[name]
+        return plain(self._known(value)) if value in self._axes else None
+
+    def _apply(self, operation: Operation) -> None:
+        rule = RULES.get(operation.name, pointwise if operation.pointwise else None)
+        try:
+            results = rule(self, operation) if rule else self._stopped(operation, "is not known")
+        except Misaligned:
+            results = self._stopped(operation, "cuts its units")
+        for value, axes in zip(operation.outputs, results, strict=False):
+            if tuple(axis.size for axis in axes) != value.shape:
+                (axes,) = self._stopped(operation, "has a result of unexpected shape", (value,))
+            self._axes[value] = list(axes)
+        self._inherit_source(operation)
+
+    def _stopped(
+        self, operation: Operation, problem: str, outputs: Sequence[Value] | None = None
+    ) -> list[list[AnyAxis]]:
+        """Freeze all that goes in, because nothing is known of what comes out."""
+        reason = f"operation {operation.name} {problem}"
+        for value in operation.inputs:
+            for axis in self.axes(operation, value):
+                freeze(axis, reason)
+        values = operation.outputs if outputs is None else outputs
+        return [[Atom(size, reason) if size > 1 else Free(size) for size in value.shape] for value in values]
+
+    def _inherit_source(self, operation: Operation) -> None:
+        live = [value for value in operation.inputs if self.trace.is_live(value)]
+        sources = [self.source(value) for value in live]
+        first = sources[0]
+        if first is not None and None not in sources:
+            for value in operation.outputs:
+                self._sources.setdefault(value, first)
+
+
+def propagate(trace: Trace) -> Flow:
+    """Axes of all parameters after the last of as many passes as packed axes need to be told apart."""
+    split_sites: set[object] = set()
+    for _ in range(_MAX_PASSES):
+        flow = Flow(trace, split_sites)
+        flow.run()
+        if flow.indexed <= split_sites:
+            break
+        split_sites = split_sites | flow.indexed
+    return flow

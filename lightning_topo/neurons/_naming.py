@@ -1,0 +1,118 @@
+"""Names of groups: the module that makes the units, or what they are in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lightning_topo.neurons._axes import Atom, Axis, Concat, Product, atoms, resolve
+from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.group import Member
+
+
+@dataclass
+class Story:
+    """How one set of units is used in the forward pass.
+
+    Attributes:
+        makers: Parameters that have the units on their output side: contractions first, in forward order.
+        time: When they are first made.
+        contractions: How many of the makers are contractions or lookups.
+        roles: Uses that the name tells.
+    """
+
+    makers: list[str] = field(default_factory=list)
+    time: int = 1 << 62
+    contractions: int = 0
+    roles: set[str] = field(default_factory=set)
+
+
+def stories(flow: Flow) -> dict[Atom, Story]:
+    """What happened to every set of units."""
+    told: dict[Atom, Story] = {}
+    for made in sorted(flow.made, key=lambda made: (not made.strong, made.time)):
+        for atom in atoms(made.axis):
+            story = told.setdefault(atom, Story())
+            if made.parameter not in story.makers:
+                story.makers.append(made.parameter)
+                story.contractions += made.strong
+            story.time = min(story.time, made.time)
+        for atom in _blocks(made.axis):
+            told[atom].roles.add("groups")
+    for role, axis in flow.roles:
+        for atom in atoms(axis):
+            told.setdefault(atom, Story()).roles.add(role)
+    return told
+
+
+def base_name(story: Story, members: Sequence[Member]) -> str:
+    """Name of a group, not yet unique."""
+    for role in ("query_heads", "heads", "values", "keys"):
+        if role in story.roles:
+            return _join(_common_module(_module(member.parameter) for member in members), role)
+    makers = story.makers or [members[0].parameter]
+    modules = list(dict.fromkeys(map(_module, makers[: story.contractions])))
+    if "residual" in story.roles and len(modules) > 1:
+        name = _join(_stream(modules), "residual")
+    else:
+        name = _module(makers[0]) or makers[0]
+    return _join(name, "groups") if "groups" in story.roles else name
+
+
+def unique_names(names: Sequence[str], makers: Sequence[str]) -> list[str]:
+    """Tell equal names apart: by the parameter that makes the units (layers of a recurrent net), or by number."""
+    longer = [_join(name, _suffix(maker)) for name, maker in zip(names, makers, strict=True)]
+    told = [
+        with_maker if names.count(name) > 1 and longer.count(with_maker) == 1 else name
+        for name, with_maker in zip(names, longer, strict=True)
+    ]
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in told:
+        unique.append(f"{name}.{seen[name]}" if told.count(name) > 1 else name)
+        seen[name] += 1
+    return unique
+
+
+def _blocks(axis: Axis) -> Iterator[Atom]:
+    """Atoms that are blocks of other exchangeable units."""
+    axis = resolve(axis)
+    if isinstance(axis, Concat):
+        for part in axis.parts:
+            yield from _blocks(part)
+    elif isinstance(axis, Product):
+        exchangeable = [any(atom.reason is None for atom in atoms(part)) for part in axis.parts]
+        for position, part in enumerate(axis.parts):
+            if any(exchangeable[position + 1 :]):
+                yield from atoms(part)
+
+
+def _stream(modules: Sequence[str]) -> str:
+    """Where a residual stream lives: what its writers have in common, without the stem that starts it."""
+    parents = [module.rpartition(".")[0] for module in modules]
+    behind = _common_module(parents[1:])
+    starts_outside = len(parents) > 2 and (behind + ".").startswith(parents[0] + "." if parents[0] else "")
+    return behind if starts_outside else _common_module(parents)
+
+
+def _common_module(modules: Iterable[str]) -> str:
+    common: list[str] = []
+    for names in zip(*(module.split(".") for module in modules), strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common)
+
+
+def _module(parameter: str) -> str:
+    module, parametrized, _ = parameter.partition(".parametrizations.")
+    return module if parametrized else module.rpartition(".")[0]
+
+
+def _suffix(parameter: str) -> str:
+    return parameter.rpartition(".")[2].removeprefix("weight_ih_").removeprefix("weight_hh_")
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

@@ -1,0 +1,140 @@
+"""Matrix products, convolutions and lookups: where weights read one set of units and make another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, product, unify
+from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._trace import Operation, Value
+
+if TYPE_CHECKING:
+    from lightning_topo.neurons._flow import Flow
+
+
+@rule("mm", "addmm", "addmm_", "_addmm_activation", "mv", "addmv", "dot", "vdot")
+def _matrix_product(flow: Flow, op: Operation) -> Results:
+    first, second = _factors(op)
+    left, right = flow.axes(op, first), flow.axes(op, second)
+    unify(left[-1], right[0])
+    for axis in left[:-1]:
+        flow.makes(first, axis)
+    for axis in right[1:]:
+        flow.makes(second, axis)
+    return [_plus_summand(flow, op, [*left[:-1], *right[1:]])]
+
+
+@rule("bmm", "baddbmm", "baddbmm_")
+def _batched_product(flow: Flow, op: Operation) -> Results:
+    first, second = _factors(op)
+    left, right = flow.axes(op, first), flow.axes(op, second)
+    batch = unify(left[0], right[0])
+    contracted = unify(left[2], right[1])
+    for value, free in ((first, left[1]), (second, right[2])):
+        flow.makes(value, batch)
+        flow.makes(value, free)
+    if flow.source(first) is None and flow.source(second) is None:
+        flow.plays("heads", batch)
+        flow.plays("keys", contracted)
+        flow.plays("values", right[2])
+    return [_plus_summand(flow, op, [batch, left[1], right[2]])]
+
+
+@rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
+def _convolution(flow: Flow, op: Operation) -> Results:
+    values = op.arguments
+    weight, bias = values["weight"], values["bias"]
+    kernel = flow.axes(op, weight)
+    n_spatial = len(kernel) - 2
+    *batch, channels = flow.axes(op, values["input"])[: -n_spatial or None]
+    if values["transposed"]:
+        group, _ = factor(kernel[0], values["groups"])
+        unify(channels, kernel[0])
+        made = product((group, kernel[1]))
+    else:
+        (of_input, read), (of_kernel, _) = factor(channels, values["groups"]), factor(kernel[0], values["groups"])
+        unify(of_input, of_kernel)
+        unify(read, kernel[1])
+        made = kernel[0]
+    if bias is not None:
+        made = unify(made, flow.axes(op, bias)[0])
+    flow.makes(weight, made)
+    for axis in kernel[2:]:
+        freeze(axis, "position in the kernel")
+    return [[*batch, made, *_convolved(flow, op, n_spatial)]]
+
+
+@rule("embedding", "_embedding_bag")
+def _embedding(flow: Flow, op: Operation) -> Results:
+    rows, columns = flow.axes(op, op.arguments["weight"])
+    freeze(rows, "looked up by index")
+    flow.makes(op.arguments["weight"], columns)
+    if op.name == "embedding":
+        return [[*flow.axes(op, op.arguments["indices"]), columns]]
+    return [[Atom(op.outputs[0].shape[0], "position"), columns], *(_positions(value) for value in op.outputs[1:])]
+
+
+@rule("index_select")
+def _index_select(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.arguments["self"])
+    dim = op.arguments["dim"] % len(axes)
+    freeze(axes[dim], "looked up by index")
+    axes[dim] = Atom(op.outputs[0].shape[dim], "position")
+    return [axes]
+
+
+@rule("index")
+def _index(flow: Flow, op: Operation) -> Results:
+    """Indexed axes are replaced by those of the indices, in place if they are neighbours and in front if not."""
+    axes = flow.axes(op, op.arguments["self"])
+    indexed = [dim for dim, index in enumerate(op.arguments["indices"]) if index is not None]
+    for dim in indexed:
+        freeze(axes[dim], "looked up by index")
+    kept = [axis for dim, axis in enumerate(axes) if dim not in indexed]
+    neighbours = indexed[-1] - indexed[0] == len(indexed) - 1
+    before = indexed[0] if neighbours else 0
+    shape = op.outputs[0].shape
+    looked_up = [Atom(size, "position") for size in shape[before : before + len(shape) - len(kept)]]
+    return [[*kept[:before], *looked_up, *kept[before:]]]
+
+
+@rule("gather")
+def _gather(flow: Flow, op: Operation) -> Results:
+    axes, index = flow.axes(op, op.arguments["self"]), flow.axes(op, op.arguments["index"])
+    dim = op.arguments["dim"] % len(axes) if axes else 0
+    freeze(axes[dim], "looked up by index")
+    return [[
+        unify(axis, position) if i != dim and axis.size == position.size else Atom(position.size, "position")
+        for i, (axis, position) in enumerate(zip(axes, index, strict=True))
+    ]]
+
+
+def _factors(op: Operation) -> tuple[Value, Value]:
+    """The two operands; an accumulating product has its summand in front of them."""
+    first, second = op.inputs[-2:]
+    return first, second
+
+
+def _plus_summand(flow: Flow, op: Operation, axes: list[Axis]) -> list[Axis]:
+    if len(op.inputs) < 3:
+        return axes
+    shape = op.outputs[0].shape
+    added = flow.broadcast(op, op.inputs[:1], shape)
+    return [unify(axis, other) for axis, other in zip(axes, added, strict=True)]
+
+
+def _convolved(flow: Flow, op: Operation, n_spatial: int) -> Sequence[Axis]:
+    """Spatial axes of the result; a kernel of one position leaves them as they are."""
+    values = op.arguments
+    before = flow.axes(op, values["input"])[-n_spatial:] if n_spatial else []
+    still = all(size == 1 for size in (*values["weight"].shape[2:], *values["stride"])) and not any(values["padding"])
+    if still and not any(values["output_padding"]):
+        return before
+    for axis in before:
+        freeze(axis, "position")
+    return _positions(op.outputs[0])[-n_spatial:]
+
+
+def _positions(value: Value) -> list[Axis]:
+    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]

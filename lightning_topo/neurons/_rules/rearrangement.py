@@ -1,0 +1,189 @@
+"""Operations that move positions, cut axes or join them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from lightning_topo.neurons._axes import Atom, Axis, Free, concat, factor, freeze, frozen, product, segment, unify
+from lightning_topo.neurons._layout import AnyAxis, Family, Index, pick, plain, reshape
+from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._trace import Operation
+
+if TYPE_CHECKING:
+    from lightning_topo.neurons._flow import Flow
+
+
+@rule("t", "transpose", "transpose_", "permute", "numpy_T")
+def _reordered(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    order = list(range(len(axes)))
+    if op.name == "permute":
+        order = [dim % len(axes) for dim in op.arguments["dims"]]
+    elif len(axes) > 1:
+        one, other = (op.arguments.get(name, default) % len(axes) for name, default in (("dim0", 0), ("dim1", 1)))
+        order[one], order[other] = order[other], order[one]
+    return [[axes[position] for position in order]]
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "reshape_as", "flatten", "unflatten")
+def _reshaped(flow: Flow, op: Operation) -> Results:
+    return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.split_sites, flow.time)]
+
+
+@rule("unsqueeze", "unsqueeze_")
+def _unsqueezed(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dim = op.arguments["dim"] % (len(axes) + 1)
+    return [[*axes[:dim], Free(1), *axes[dim:]]]
+
+
+@rule("squeeze", "squeeze_")
+def _squeezed(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dims = dims_of(op.arguments.get("dim"), len(axes))
+    return [[axis for position, axis in enumerate(axes) if axis.size > 1 or position not in dims]]
+
+
+@rule("expand")
+def _expanded(flow: Flow, op: Operation) -> Results:
+    axes, shape = flow.raw(op, op.arguments["self"]), op.outputs[0].shape
+    aligned = [Free(1)] * (len(shape) - len(axes)) + list(axes)
+    return [[axis if axis.size == size else Free(size) for axis, size in zip(aligned, shape, strict=True)]]
+
+
+@rule("repeat")
+def _repeated(flow: Flow, op: Operation) -> Results:
+    axes, times = flow.axes(op, op.arguments["self"]), op.arguments["repeats"]
+    aligned = [Free(1)] * (len(times) - len(axes)) + list(axes)
+    return [[product((Free(count), axis)) for axis, count in zip(aligned, times, strict=True)]]
+
+
+@rule("select")
+def _selected(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dim = op.arguments["dim"] % len(axes)
+    position = op.arguments["index"] % axes[dim].size
+    return [_without(_taken(flow, axes, dim, position, position + 1), dim)]
+
+
+@rule("unbind")
+def _unbound(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dim = op.arguments["dim"] % len(axes)
+    return [_without(_taken(flow, axes, dim, i, i + 1), dim) for i in range(axes[dim].size)]
+
+
+@rule("slice")
+def _sliced(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dim = op.arguments["dim"] % len(axes)
+    size, step = axes[dim].size, op.arguments["step"]
+    start, stop, _ = slice(op.arguments["start"], op.arguments["end"]).indices(size)
+    if step != 1:
+        (axis,) = plain(axes[dim : dim + 1])
+        freeze(axis, "only some of its positions are used")
+        return [[*plain(axes[:dim]), Atom(op.outputs[0].shape[dim], "a part of an axis"), *plain(axes[dim + 1 :])]]
+    return [_taken(flow, axes, dim, start, stop)]
+
+
+@rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split")
+def _split(flow: Flow, op: Operation) -> Results:
+    axes = flow.raw(op, op.arguments["self"])
+    dim = op.arguments["dim"] % len(axes)
+    stops = [0]
+    for value in op.outputs:
+        stops.append(stops[-1] + value.shape[dim])
+    return [_taken(flow, axes, dim, start, stop) for start, stop in pairwise(stops)]
+
+
+@rule("cat")
+def _joined(flow: Flow, op: Operation) -> Results:
+    values = [value for value in op.arguments["tensors"] if value.shape != (0,)]  # torch.cat skips those
+    parts = [flow.axes(op, value) for value in values]
+    dim = op.arguments["dim"] % len(parts[0])
+    aligned = enumerate(zip(*parts, strict=True))
+    return [[concat(axes) if position == dim else _common(axes) for position, axes in aligned]]
+
+
+@rule("stack")
+def _stacked(flow: Flow, op: Operation) -> Results:
+    """What is stacked may be taken apart again (the last states of all layers), so it need not agree."""
+    parts = [flow.axes(op, value) for value in op.arguments["tensors"]]
+    dim = op.arguments["dim"] % (len(parts[0]) + 1)
+    index = Index(len(parts))
+    result = [axes[0] if _agree(axes) else Family(index, axes) for axes in zip(*parts, strict=True)]
+    if not any(isinstance(axis, Family) for axis in result):
+        return [[*result[:dim], Atom(len(parts), "position in a stack") if len(parts) > 1 else Free(1), *result[dim:]]]
+    return [[*result[:dim], index, *result[dim:]]]
+
+
+@rule("constant_pad_nd")
+def _padded(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.arguments["self"])
+    pads = op.arguments["pad"]
+    for back, (left, right) in enumerate(zip(pads[::2], pads[1::2], strict=True), start=1):
+        axes[-back] = _pad(axes[-back], left, right)
+    return [axes]
+
+
+@rule("pixel_shuffle")
+def _pixels_shuffled(flow: Flow, op: Operation) -> Results:
+    *batch, channels, height, width = flow.axes(op, op.arguments["self"])
+    units, pixels = factor(channels, channels.size // op.arguments["upscale_factor"] ** 2)
+    for axis in (pixels, height, width):
+        freeze(axis, "position")
+    return [[*batch, units, *(Atom(size, "position") for size in op.outputs[0].shape[-2:])]]
+
+
+@rule("tril", "triu", "tril_", "triu_")
+def _triangle(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.arguments["self"])
+    for axis in axes[-2:]:
+        freeze(axis, f"operation {op.name} depends on positions")
+    return [axes]
+
+
+def _taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) -> list[AnyAxis]:
+    """The axes of the slice from ``start`` to ``stop`` along ``dim``."""
+    axis = axes[dim]
+    if stop - start == axis.size:
+        return list(axes)
+    if isinstance(axis, Index) and stop - start == 1:
+        picked = pick(axes, axis, start)
+        return [*picked[:dim], Free(1), *picked[dim:]]
+    given_up = plain(axes) if isinstance(axis, (Index, Family)) else axes
+    (axis,) = plain(given_up[dim : dim + 1])
+    flow.tells_apart(axis)
+    piece = segment(axis, start, stop) if stop > start else Free(0)
+    return [*given_up[:dim], piece, *given_up[dim + 1 :]]
+
+
+def _without(axes: Sequence[AnyAxis], dim: int) -> list[AnyAxis]:
+    return [*axes[:dim], *axes[dim + 1 :]]
+
+
+def _agree(axes: Sequence[Axis]) -> bool:
+    return all(axis is axes[0] for axis in axes) or all(frozen(axis) for axis in axes)
+
+
+def _common(axes: Sequence[Axis]) -> Axis:
+    common = axes[0]
+    for axis in axes[1:]:
+        common = unify(common, axis)
+    return common
+
+
+def _pad(axis: Axis, left: int, right: int) -> Axis:
+    if frozen(axis):
+        return Atom(axis.size + left + right, "position")
+    kept = segment(axis, max(-left, 0), axis.size - max(-right, 0))
+    return concat(part for part in (Free(max(left, 0)), kept, Free(max(right, 0))) if part.size)
+
+
+def dims_of(dim: int | Sequence[int] | None, ndim: int) -> set[int]:
+    """Axes that an argument ``dim`` names; None and an empty list name all."""
+    if dim is None or (isinstance(dim, Sequence) and not dim):
+        return set(range(ndim))
+    return {d % ndim for d in ([dim] if isinstance(dim, int) else dim)} if ndim else set()

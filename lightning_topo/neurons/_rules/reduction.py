@@ -1,0 +1,41 @@
+"""Operations along an axis: those that treat its units alike, and those that depend on their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_topo.neurons._axes import Atom, Free, freeze
+from lightning_topo.neurons._rules.rearrangement import dims_of
+from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._trace import Operation
+
+if TYPE_CHECKING:
+    from lightning_topo.neurons._flow import Flow
+
+
+@rule("sum", "mean", "amax", "amin", "aminmax", "max", "min", "median", "nanmedian", "nansum", "prod", "any", "all")
+@rule("std", "var", "std_mean", "var_mean", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero")
+def _reduced(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.inputs[0])
+    dims = dims_of(op.arguments.get("dim"), len(axes))
+    kept = [Free(1) if position in dims else axis for position, axis in enumerate(axes)]
+    dropped = [axis for position, axis in enumerate(axes) if position not in dims]
+    return [kept if len(value.shape) == len(kept) else dropped for value in op.outputs]
+
+
+@rule("argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "cummax", "cummin")
+@rule("logcumsumexp", "flip", "roll", "cumsum_", "cumprod_")
+def _ordered(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.inputs[0])
+    dims = dims_of(op.arguments.get("dim", op.arguments.get("dims")), len(axes))
+    for position in dims:
+        freeze(axes[position], f"operation {op.name} depends on positions")
+    reason = "position"
+    results = []
+    for value in op.outputs:
+        if len(value.shape) == len(axes):
+            kept = [Atom(size, reason) if p in dims else axes[p] for p, size in enumerate(value.shape)]
+        else:
+            kept = [axis for position, axis in enumerate(axes) if position not in dims]
+        results.append(kept)
+    return results

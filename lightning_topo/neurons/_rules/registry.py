@@ -1,0 +1,58 @@
+"""The table of rules, and the rules of operations that leave positions where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lightning_topo.neurons._axes import Axis
+from lightning_topo.neurons._layout import AnyAxis
+from lightning_topo.neurons._trace import Operation, Value
+
+if TYPE_CHECKING:
+    from lightning_topo.neurons._flow import Flow
+
+Results = Sequence[Sequence[AnyAxis]]  # axes of each output
+Rule = Callable[["Flow", Operation], Results]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function for operations of these names."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@rule("copy_", "fill_", "zero_", "native_dropout")
+def pointwise(flow: Flow, op: Operation) -> Results:
+    """Each position of the result comes from the same, broadcast position of the inputs."""
+    shape = op.outputs[0].shape
+    values = [value for value in dict.fromkeys(op.inputs) if any(size > 1 for size in value.shape)]
+    if len(values) == 1 and values[0].shape == shape:
+        return [flow.raw(op, values[0])] * len(op.outputs)
+    axes = flow.broadcast(op, values, shape)
+    for value in values:
+        for size, axis in zip(reversed(value.shape), reversed(axes), strict=False):
+            if size > 1:
+                flow.makes(value, axis, strong=False)
+    if op.name in ("add", "add_"):
+        _note_residual(flow, values, axes)
+    return [axes] * len(op.outputs)
+
+
+@rule("clone", "detach", "alias", "_to_copy", "lift_fresh", "_softmax", "_log_softmax", "_safe_softmax")
+def same(flow: Flow, op: Operation) -> Results:
+    """Nothing moves; what is normalised along an axis treats its units alike."""
+    return [flow.raw(op, op.inputs[0])] * len(op.outputs)
+
+
+def _note_residual(flow: Flow, values: Sequence[Value], axes: Sequence[Axis]) -> None:
+    """Two computed tensors of one shape are added: their common units are a residual stream."""
+    computed = [value for value in values if flow.trace.is_live(value) and flow.source(value) is None]
+    if len(computed) == 2 and computed[0].shape == computed[1].shape:
+        for axis in axes:
+            flow.plays("residual", axis)

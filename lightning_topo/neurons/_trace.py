@@ -1,0 +1,204 @@
+"""Record of a real forward pass, operation by operation, as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_topo.neurons._sandbox import floating_tensors
+from lightning_topo.neurons.example import ExampleCall
+from lightning_topo.neurons.group import canonical_name
+
+# Operations that take a tensor for its shape alone.
+_LIKE = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like")
+SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zeros_like"))
+
+# Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
+# buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
+_STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One tensor of the forward pass.
+
+    Attributes:
+        shape: Its shape.
+        kind: "parameter", "quantised" (a parameter that is not of floating point), "state" (a buffer that belongs to
+            units), "input", "computed" (from any of these), or "constant".
+        name: Of a parameter or state.
+        memory: Token of the storage that views share.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    name: str = ""
+    memory: int = -1
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it depends on neither parameters nor inputs."""
+        return self.kind == "constant"
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation: arguments by the names of its schema, with values in the place of tensors.
+
+    Attributes:
+        name: As in ``torch.ops.aten``.
+        arguments: By name, defaults included.
+        inputs: All values among the arguments.
+        outputs: Values that it returned.
+        pointwise: Whether each output position comes from the same (broadcast) position of the inputs.
+        uniform: Of each fixed input, along which axes all its slices are equal.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    pointwise: bool
+    uniform: Mapping[Value, tuple[bool, ...]]
+
+
+@dataclass
+class Trace:
+    """What happened in a forward pass.
+
+    Attributes:
+        operations: In the order in which they ran.
+        owned: Value of each parameter and state by name, those that were not used included.
+        written: Memory tokens of constants that were filled with computed values later.
+        results: Values that the model returned.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    owned: dict[str, Value] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)
+    results: tuple[Value, ...] = ()
+
+    def is_live(self, value: Value) -> bool:
+        """Whether the value depends on parameters or inputs."""
+        return not value.fixed or value.memory in self.written
+
+
+class Recorder(TorchDispatchMode):
+    """Records every operation that runs while it is entered.
+
+    Args:
+        model: Names the parameters and buffers.
+        call: Its tensors are the inputs.
+    """
+
+    def __init__(self, model: nn.Module, call: ExampleCall) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self._values = WeakTensorKeyDictionary()
+        self._flags: dict[Value, tuple[int, tuple[bool, ...]]] = {}
+        self._next_memory = 0
+        for name, parameter in model.named_parameters():
+            kind = "parameter" if parameter.is_floating_point() else "quantised"
+            name = canonical_name(name)
+            self.trace.owned[name] = self._register(parameter, kind, name)
+        for name, buffer in model.named_buffers():
+            if _STATE.search(name):
+                name = canonical_name(name)
+                self.trace.owned[name] = self._register(buffer, "state", name)
+        call.map(lambda tensor: (self._register(tensor, "input"), tensor)[1])
+
+    def finish(self, output: Any) -> Trace:
+        """The trace, once the model has returned ``output``."""
+        self.trace.results = tuple(self._value(tensor) for tensor in floating_tensors(output))
+        return self.trace
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors: list[Tensor] = []
+        arguments = tree_map(partial(self._replaced, seen=tensors), _bound(func._schema, args, kwargs))
+        result = func(*args, **kwargs)
+        self._record(func, arguments, tensors, list(_tensors(result)))
+        return result
+
+    def _record(self, func: Any, arguments: Mapping[str, Any], tensors: list[Tensor], results: list[Tensor]) -> None:
+        name, schema = func.overloadpacket.__name__, func._schema
+        inputs = tuple(self._value(tensor) for tensor in tensors)
+        live = [self.trace.is_live(value) for value in inputs]
+        computed = any(live) and name not in SHAPE_ONLY
+        uniform = {v: self._uniform(v, t) for v, t, alive in zip(inputs, tensors, live, strict=True) if not alive}
+        if computed and schema.is_mutable:
+            self.trace.written |= {value.memory for value in _written(schema, arguments)}
+        memory = inputs[0].memory if inputs and _is_view(schema) else None
+        if torch.Tag.inplace_view in func.tags:  # the same tensor, but with other axes than before
+            del self._values[tensors[0]]
+        outputs = tuple(self._output(tensor, "computed" if computed else "constant", memory) for tensor in results)
+        pointwise = torch.Tag.pointwise in func.tags
+        self.trace.operations.append(
+            Operation(name, arguments, inputs, outputs, pointwise, uniform if computed else {})
+        )
+
+    def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        seen.append(item)
+        return self._value(item)
+
+    def _value(self, tensor: Tensor) -> Value:
+        """Of a tensor never seen before: it was made outside the forward pass, so it is constant."""
+        return self._values.get(tensor) or self._register(tensor, "constant")
+
+    def _output(self, tensor: Tensor, kind: str, memory: int | None) -> Value:
+        """Of a result; an operation in place returns a tensor that has its value already."""
+        return self._values.get(tensor) or self._register(tensor, kind, memory=memory)
+
+    def _register(self, tensor: Tensor, kind: str, name: str = "", memory: int | None = None) -> Value:
+        if memory is None:
+            memory, self._next_memory = self._next_memory, self._next_memory + 1
+        value = self._values[tensor] = Value(tuple(tensor.shape), kind, name, memory)
+        return value
+
+    def _uniform(self, value: Value, tensor: Tensor) -> tuple[bool, ...]:
+        version, flags = self._flags.get(value, (-1, ()))
+        if version != tensor._version:
+            flags = tuple(_equal_slices(tensor, axis) for axis in range(tensor.ndim))
+            self._flags[value] = (tensor._version, flags)
+        return flags
+
+
+def _bound(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, defaults included."""
+    bound = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+    bound.update(zip((argument.name for argument in schema.arguments), args, strict=False))
+    return {**bound, **kwargs}
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _tensors(item)
+
+
+def _is_view(schema: Any) -> bool:
+    return any(item.alias_info is not None for item in schema.returns)
+
+
+def _written(schema: Any, arguments: Mapping[str, Any]) -> Iterator[Value]:
+    for argument in schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = arguments.get(argument.name)
+            yield from (value,) if isinstance(value, Value) else ()
+
+
+def _equal_slices(tensor: Tensor, axis: int) -> bool:
+    return tensor.shape[axis] < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all())
