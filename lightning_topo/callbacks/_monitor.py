@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -49,7 +50,7 @@ class Monitor(Callback, Generic[Record]):
     @property
     def state_key(self) -> str:
         """Differs between monitors of different options, so that a Trainer can hold several."""
-        options = {k: _describe(v) for k, v in vars(self).items() if not k.startswith("_") and k not in _NOT_OPTIONS}
+        options = {name: _describe(getattr(self, name)) for name in signature(type(self)).parameters}
         return f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,6 +109,14 @@ class Monitor(Callback, Generic[Record]):
                 kind=type(error).__name__,
             )
 
+    def warn_diverged(self, group: NeuronGroup, step: int) -> None:
+        """Say, once a group, that there is nothing to measure there any more."""
+        self._warn_once(
+            f"Neurons of {group.name} are NaN or infinite at step {step}: the run has diverged there. "
+            f"{type(self).__name__} goes on with the other groups.",
+            kind=f"diverged {group.name}",
+        )
+
     def _warn_once(self, message: str, kind: str | None = None) -> None:
         if (kind or message) not in self._warned:
             self._warned.add(kind or message)
@@ -155,9 +164,6 @@ class GroupMonitor(Monitor[Record]):
                     "nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
                 )
         return found
-
-
-_NOT_OPTIONS = {"history", "ready", "active", "from_environment", "log", "log_dict"}  # the Trainer sets the last two on every callback
 
 
 def _describe(value: Any) -> Any:

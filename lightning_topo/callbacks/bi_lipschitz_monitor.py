@@ -207,10 +207,7 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         sample = self._samples[group.name]
         after = group.points(model, sample.indices)
         if not bool(before.isfinite().all() & after.isfinite().all()):
-            self._warn_once(
-                f"Neurons of {group.name} are NaN or infinite at step {self._step}: the run has diverged there. "
-                "BiLipschitzMonitor goes on with the other groups."
-            )
+            self.warn_diverged(group, self._step)
             return None
         result = bi_lipschitz(before, after, eps=_eps(group, model))
         sample.learn(before, after)
@@ -230,7 +227,7 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
 
 def _learning_rate(group: NeuronGroup, optimizer: Optimizer, model: Any) -> float | None:
     """Largest rate at which the optimizer moves the neurons, or None when it does not hold them."""
-    members = {id(tensor) for _, tensor in group.tensors(model)}
+    members = {id(parameter) for parameter in group.parameters(model)}
     rates = [
         float(settings.get("lr", math.nan))
         for settings in optimizer.param_groups
@@ -241,7 +238,7 @@ def _learning_rate(group: NeuronGroup, optimizer: Optimizer, model: Any) -> floa
 
 def _eps(group: NeuronGroup, model: Any) -> float:
     """Spacing of the coarsest numbers that the neurons are stored in."""
-    return max(torch.finfo(tensor.dtype).eps for _, tensor in group.tensors(model))
+    return max(torch.finfo(parameter.dtype).eps for parameter in group.parameters(model))
 
 
 def _tags(prefix: str, *names: str) -> list[str]:

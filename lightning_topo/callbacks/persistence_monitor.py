@@ -219,10 +219,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         points = group.points(model)
         step = logger_step(trainer)
         if not bool(points.isfinite().all()):
-            self._warn_once(
-                f"Neurons of {group.name} are NaN or infinite at step {step}: the run has diverged there. "
-                "PersistenceMonitor goes on with the other groups."
-            )
+            self.warn_diverged(group, step)
             return {}
         snapshot, covering_radius = self._snapshot(group.name, points)
         self._n_measured[group.name] = self._n_measured.get(group.name, 0) + 1

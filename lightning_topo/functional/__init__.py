@@ -4,6 +4,7 @@ from lightning_topo.functional.betti import betti_at_scale, betti_numbers
 from lightning_topo.functional.bi_lipschitz import BiLipschitz, bi_lipschitz
 from lightning_topo.functional.persistence import Persistence, persistence
 from lightning_topo.functional.sampling import farthest_point_sample
+from lightning_topo.functional.sharpness import sharpness
 
 __all__ = [
     "BiLipschitz",
@@ -13,4 +14,5 @@ __all__ = [
     "bi_lipschitz",
     "farthest_point_sample",
     "persistence",
+    "sharpness",
 ]

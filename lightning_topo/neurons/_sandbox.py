@@ -136,6 +136,9 @@ def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
     isolated = copy.deepcopy(model, memo)
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
+        # Compiled in place, as Lightning does it: a function that still belongs to the original.
+        if hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
+            del module.forward
         for name, child in module._modules.items():
             module._modules[name] = _uncompiled(child)
     isolated = _uncompiled(isolated).eval()

@@ -161,23 +161,25 @@ def test_manual_optimization_with_several_optimizers(classifier, trainer, data):
 
 @pytest.mark.parametrize("where", ["module", "layers"])
 def test_compiled(where, classifier, trainer, data):
+    base = type(classifier())
+
+    class Plain(base):
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch)
+
     def make():
-        module = classifier(sgd)
+        torch.manual_seed(0)
+        module = Plain(sgd)
         if where == "module":
             return torch.compile(module, backend="aot_eager")
         module.net = torch.compile(module.net, backend="aot_eager")
         return module
 
-    class Unwrapped:
-        """The Trainer trains the original of a compiled module."""
-
-    def unwrapped():
-        return make()
-
     torch._dynamo.reset()
-    callbacks = assert_untouched(unwrapped, trainer, data)
-    names = {record.group for record in callbacks[0].history}
-    assert names == {"net.0", "net.4"}
+    bi_lipschitz, persistence, sharpness = assert_untouched(make, trainer, data)
+    assert {record.group for record in bi_lipschitz.history} == {"net.0", "net.4"}
+    assert persistence.history
+    assert not sharpness.history  # compiled graphs have no second derivatives
 
 
 def test_weight_averaging(classifier, trainer, data):
