@@ -1,0 +1,152 @@
+"""The batches of a search: the run's own training data, read through private copies of its loaders."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_topo.finder._random_state import RandomState, random_state_kept
+
+# Where the parts of a data loader that draw an order hang.
+_SAMPLER_LINKS = ("sampler", "batch_sampler")
+
+
+class BatchStream:
+    """The training batches in one order, kept once they are drawn, so that every trial sees the same.
+
+    The run's loaders, samplers and generators are copied, and the global random state is put back after each draw: the
+    batches of the run to come stay what they were. A loader that ends goes on with its next epoch.
+
+    Args:
+        trainer: A Trainer within ``fit``, its training data set up.
+        order: 0 reads the batches as the present epoch would; any other number shuffles anew.
+    """
+
+    def __init__(self, trainer: Any, order: int = 0) -> None:
+        self._batches: list[tuple[Any, int, int, bool]] = []
+        with random_state_kept():
+            loader = _private_loader(trainer.fit_loop._combined_loader, order)
+            if order:
+                _reseed(order)
+            self._drawing = _epochs(loader, trainer.current_epoch + order * _EPOCH_OFFSET)
+            self._random_state = RandomState.capture()
+
+    def __getitem__(self, index: int) -> tuple[Any, int, int, bool]:
+        """A fresh copy of a batch, its number in its epoch, its loader's number, and whether it ends its epoch."""
+        while len(self._batches) <= index:
+            with random_state_kept():
+                self._random_state.restore()
+                self._batches.append(next(self._drawing))
+                self._random_state = RandomState.capture()
+        batch, *rest = self._batches[index]
+        return (_fresh(batch), *rest)
+
+
+# Distributed samplers shuffle by epoch: another order is an epoch that the run is unlikely to reach.
+_EPOCH_OFFSET = 1_000_003
+
+
+def _fresh(batch: Any) -> Any:
+    # A training step may change its batch in place, and the next trial must not see that.
+    try:
+        return copy.deepcopy(batch)
+    except Exception:
+        return batch
+
+
+def _reseed(order: int) -> None:
+    seed = (torch.initial_seed() + order) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def _epochs(loader: Any, epoch: int) -> Iterator[tuple[Any, int, int, bool]]:
+    while True:
+        for iterable in loader.flattened:
+            for part in _sampling_parts(iterable):
+                if hasattr(part, "set_epoch"):
+                    part.set_epoch(epoch)
+        empty = True
+        for item, is_last in _with_last(iter(loader)):
+            empty = False
+            yield (*item, is_last)
+        if empty:
+            raise ValueError(
+                "the training data loader gave no batch, so there is nothing to search with; check its data set, "
+                "drop_last and limit_train_batches"
+            )
+        epoch += 1
+
+
+def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+    try:
+        length = len(items)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError, OverflowError):  # a stream has no length, or an infinite one
+        length = None
+    if length is not None:
+        for index, item in enumerate(items):
+            yield item, index + 1 >= length
+        return
+    waiting = list[Any]()
+    for item in items:
+        if waiting:
+            yield waiting.pop(), False
+        waiting.append(item)
+    for item in waiting:
+        yield item, True
+
+
+def _private_loader(combined: Any, order: int) -> Any:
+    private = copy.copy(combined)
+    private._iterator = None
+    private.flattened = [_private_iterable(iterable, order) for iterable in combined.flattened]
+    return private
+
+
+def _private_iterable(iterable: Any, order: int) -> Any:
+    if not isinstance(iterable, DataLoader):
+        _require_rereadable(iterable)
+        return iterable
+    _require_rereadable(iterable.dataset)
+    loader = copy.copy(iterable)
+    memo: dict[int, Any] = {id(iterable.dataset): iterable.dataset}
+    for part in _sampling_parts(iterable):
+        if hasattr(part, "data_source"):
+            memo[id(part.data_source)] = part.data_source
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            memo[id(generator)] = _generator_copy(generator, order)
+    # The loader forbids to set these by name once it is built; its persistent workers belong to the run.
+    parts = {link: copy.deepcopy(getattr(iterable, link), memo) for link in (*_SAMPLER_LINKS, "generator")}
+    loader.__dict__.update(parts, _iterator=None)
+    return loader
+
+
+def _generator_copy(generator: torch.Generator, order: int) -> torch.Generator:
+    private = torch.Generator(generator.device)
+    private.set_state(generator.get_state())
+    return private.manual_seed(generator.initial_seed() + order) if order else private
+
+
+def _sampling_parts(part: Any) -> Iterator[Any]:
+    """A loader, its samplers, and what these wrap."""
+    yield part
+    for link in _SAMPLER_LINKS:
+        inner = getattr(part, link, None)
+        if inner is not None and inner is not part:
+            yield from _sampling_parts(inner)
+
+
+def _require_rereadable(data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"the training data is a {type(data).__name__} that can be read only once, so a search would use up the "
+            "run's batches; wrap it in a data set whose __iter__ starts anew"
+        )

@@ -1,0 +1,81 @@
+"""Learning rates of optimizers and schedulers, moved together by a common factor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_topo.finder._snapshot import nested
+
+# Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
+_GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
+# The same in lists of its own, one entry a group.
+_SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
+
+
+class BaseRates:
+    """The base rate of every parameter group: the one that schedulers scale, such as the peak of a warm-up.
+
+    Args:
+        optimizers: The run's optimizers.
+        schedulers: The run's schedulers.
+        base_lr: The model's own base rate, of which the groups' rates are multiples; default the first group's.
+
+    Raises:
+        ValueError: When a group has no rate that can be set, or one that is not positive.
+    """
+
+    def __init__(self, optimizers: list[Optimizer], schedulers: list[Any], base_lr: float | None = None) -> None:
+        self._optimizers, self._schedulers = optimizers, schedulers
+        self._rates = {id(optimizer): _base_rates(optimizer, schedulers) for optimizer in optimizers}
+        first = next((rate for rates in self._rates.values() for rate in rates if rate > 0), None)
+        if base_lr is None and first is None:
+            raise ValueError("expected an optimizer with a positive learning rate, but every group's is 0")
+        self.base_lr = float(first if base_lr is None else base_lr)  # type: ignore[arg-type]
+
+    def hold(self, optimizer: Optimizer, lr: float) -> None:
+        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says."""
+        for group, base in zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True):
+            _set(group, "lr", base * lr / self.base_lr)
+
+    def move_to(self, lr: float) -> None:
+        """Make ``lr`` the base rate from here on, for all groups and schedulers, each at its present phase."""
+        factor = lr / self.base_lr
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for key in _GROUP_KEYS if "initial_lr" in group else ("lr",):
+                    if group.get(key) is not None:
+                        _set(group, key, float(group[key]) * factor)
+        schedulers = [inner for outer in self._schedulers for inner in nested(outer)]
+        lists = [getattr(scheduler, key, None) for scheduler in schedulers for key in _SCHEDULER_KEYS]
+        # By identity: a composed scheduler shares lists with its children.
+        for rates in {id(rates): rates for rates in lists if isinstance(rates, list)}.values():
+            rates[:] = [rate * factor for rate in rates]
+
+
+def _base_rates(optimizer: Optimizer, schedulers: list[Any]) -> list[float]:
+    cyclic = next((s for s in schedulers if s.optimizer is optimizer and hasattr(s, "max_lrs")), None)
+    rates = list(cyclic.max_lrs) if cyclic else [_group_rate(group) for group in optimizer.param_groups]
+    for rate in rates:
+        if not (isinstance(rate, (int, float, Tensor)) and math.isfinite(rate) and rate >= 0):
+            raise ValueError(
+                f"expected every parameter group of {type(optimizer).__name__} to have a learning rate 'lr' that can "
+                f"be set, but got {rate!r}; the critical learning rate of an optimizer that sets its own is not defined"
+            )
+    return [float(rate) for rate in rates]
+
+
+def _group_rate(group: dict[str, Any]) -> Any:
+    if group.get("initial_lr") is not None:
+        return group.get("max_lr", group["initial_lr"])  # OneCycle starts far below the rate that it is built for
+    return group.get("lr")
+
+
+def _set(group: dict[str, Any], key: str, value: float) -> None:
+    if isinstance(group[key], Tensor):
+        group[key].fill_(value)
+    else:
+        group[key] = value

@@ -1,0 +1,231 @@
+"""Trials of learning rates, by Lightning's own training loop on the run's own model and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_topo._lightning import Callback
+from lightning_topo.finder._batches import BatchStream
+from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._rates import BaseRates
+from lightning_topo.finder._shield import shield
+from lightning_topo.finder._snapshot import Snapshot
+from lightning_topo.finder.result import Trial
+from lightning_topo.neurons import NeuronGroup
+
+# A gradient scaler may skip the first updates; a model that never steps is an error.
+_MAX_BATCHES_WITHOUT_STEP = 100
+
+
+class TrialRunner:
+    """Holds a learning rate from the present state of a fit, and puts that state back.
+
+    Each batch goes through ``advance`` of the Trainer's own training loop, so that precision, clipping, accumulation,
+    strategy and manual optimization are the run's. Callbacks, loggers, profiler and schedulers are set aside meanwhile.
+
+    Args:
+        trainer: A Trainer that is about to run a training batch.
+        module: Its LightningModule.
+        groups: The neuron groups to watch.
+        rates: Base rates of the run's optimizers.
+        hold_steps: Optimizer steps for which a rate has to hold.
+        orders: Batch orders in which it has to hold.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        module: Any,
+        groups: Sequence[NeuronGroup],
+        rates: BaseRates,
+        hold_steps: int,
+        orders: int = 1,
+    ) -> None:
+        self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
+        self._meters = [CriticalityMeter(module, group) for group in groups]
+        self._streams = [BatchStream(trainer, order) for order in range(orders)]
+        self._snapshot = Snapshot(trainer, module)
+
+    def __call__(self, lr: float) -> Trial:
+        """Try one base learning rate; the run's state is afterwards as it was, whatever happens."""
+        trials = list[Trial]()
+        for stream in list(self._streams):
+            trials.append(self._hold(lr, stream))
+            if not trials[-1].held:
+                # The order in which this rate broke is the likeliest to break the next.
+                self._streams.sort(key=lambda other, broke=stream: other is not broke)
+                break
+        worst = max(trials, key=lambda trial: (not trial.held, trial.max_criticality))
+        losses = tuple(loss for trial in trials for loss in trial.losses)
+        steps = sum(trial.steps for trial in trials)
+        return Trial(lr, worst.held, worst.broke_at_step, worst.max_criticality, losses, worst.group, steps)
+
+    def _hold(self, lr: float, stream: BatchStream) -> Trial:
+        try:
+            self._snapshot.branch()
+            watch = _Watch(self._trainer, self._meters, self._rates, lr)
+            _shield(self._trainer, watch)
+            with watch.hooks():
+                self._run(watch, stream)
+        finally:
+            self._snapshot.restore()
+        return watch.trial()
+
+    def _run(self, watch: _Watch, stream: BatchStream) -> None:
+        loop = self._trainer.fit_loop.epoch_loop
+        fetcher = _Fetcher(stream)
+        while watch.steps < self._hold_steps and not watch.broken:
+            if fetcher.done:
+                loop.batch_progress.reset_on_run()
+            with suppress(StopIteration):  # the module's on_train_batch_start may ask to skip the rest of an epoch
+                loop.advance(fetcher)
+            if watch.steps == 0 and fetcher.index > _MAX_BATCHES_WITHOUT_STEP * self._trainer.accumulate_grad_batches:
+                raise RuntimeError(
+                    f"expected the training step to make optimizer steps, got none in {fetcher.index} batches"
+                )
+
+
+class _Fetcher:
+    """What the training loop takes batches from."""
+
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
+        self.index = 0
+        self.done = True
+
+    def __next__(self) -> tuple[Any, int, int]:
+        batch, batch_idx, dataloader_idx, self.done = self._stream[self.index]
+        self.index += 1
+        return batch, batch_idx, dataloader_idx
+
+
+class _Watch(Callback):
+    """Sets the rate before each update, and measures its criticality after it; a callback that hears the losses."""
+
+    def __init__(self, trainer: Any, meters: Sequence[CriticalityMeter], rates: BaseRates, lr: float) -> None:
+        self._trainer, self._rates, self._lr = trainer, rates, lr
+        self._meters = {id(o): _touched_by(o, meters, trainer.lightning_module) for o in trainer.optimizers}
+        self._before: dict[int, list[Tensor]] = {}
+        self._counts = dict.fromkeys(self._meters, 0)
+        self._steps_before_batch = 0
+        self._losses = list[float]()
+        self._kappa, self._group, self._broke_at = 0.0, None, None  # type: float, str | None, int | None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far; where several optimizers take turns, those of the busiest."""
+        return max(self._counts.values())
+
+    @property
+    def broken(self) -> bool:
+        """Whether an update was not one-to-one, or something is no longer finite."""
+        return self._broke_at is not None
+
+    def trial(self) -> Trial:
+        """What was seen."""
+        return Trial(
+            self._lr, not self.broken, self._broke_at, self._kappa, tuple(self._losses), self._group, self.steps
+        )
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Listen to the updates of all optimizers."""
+        handles = [o.register_step_pre_hook(self._before_step) for o in self._trainer.optimizers]
+        handles += [o.register_step_post_hook(self._after_step) for o in self._trainer.optimizers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Record the loss, the mean over all processes; end the trial where it is not finite."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            value = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+            self._losses.append(value)
+            if not math.isfinite(value):
+                self._diverged(value)
+        self._steps_before_batch = self.steps
+
+    def _diverged(self, loss: float) -> None:
+        if self._steps_before_batch == 0:
+            raise ValueError(
+                f"expected a finite training loss before the first update, got {loss}; no learning rate can help, "
+                "check the model's initialisation and its data"
+            )
+        self._break(math.inf, None)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._rates.hold(optimizer, self._lr)
+        self._before[id(optimizer)] = [meter.points() for meter in self._meters[id(optimizer)]]
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        before, meters = self._before.pop(id(optimizer)), self._meters[id(optimizer)]
+        if not self.broken:
+            kappas = [meter.criticality(p, meter.points()) for meter, p in zip(meters, before, strict=True)]
+            self._judge(optimizer, kappas, [meter.group.name for meter in meters])
+        self._counts[id(optimizer)] += 1
+
+    def _judge(self, optimizer: Optimizer, kappas: list[float], names: list[str]) -> None:
+        worst, name = max(zip(kappas, names, strict=True), default=(0.0, None))  # type: ignore[type-var]
+        if not _all_finite(optimizer):
+            worst = math.inf
+        worst = _largest_anywhere(self._trainer.strategy, worst)
+        if worst >= 1:
+            self._break(worst, name)
+        elif worst > self._kappa:
+            self._kappa, self._group = worst, name
+
+    def _break(self, kappa: float, group: str | None) -> None:
+        if not self.broken:
+            self._broke_at, self._kappa, self._group = self.steps, kappa, group
+
+
+def _touched_by(optimizer: Optimizer, meters: Sequence[CriticalityMeter], module: Any) -> list[CriticalityMeter]:
+    """The meters of groups of which the optimizer moves a parameter."""
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [meter for meter in meters if any(id(p) in moved for p in meter.group.parameters(module))]
+
+
+def _all_finite(optimizer: Optimizer) -> bool:
+    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    device = parameters[0].device
+    return bool(torch.stack([parameter.isfinite().all().to(device) for parameter in parameters]).all())
+
+
+def _largest_anywhere(strategy: Any, value: float) -> float:
+    """The largest value over all processes, so that all take the same decisions."""
+    tensor = torch.tensor(value, device=strategy.root_device)
+    return float(strategy.reduce(tensor, reduce_op="max"))
+
+
+def _shield(trainer: Any, watch: _Watch) -> None:
+    """Let only ``watch`` see the batches that are run. What is set here, the snapshot puts back."""
+    shield(trainer, watch)
+    loop = trainer.fit_loop.epoch_loop
+    loop._restarting = False
+    loop._results = type(loop._results)(training=True)
+    loop.update_lr_schedulers = _keep_rates
+    trainer._logger_connector.reset_metrics()
+    trainer._logger_connector._first_loop_iter = None
+    for optimizer in trainer.optimizers:
+        for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+            for key in [key for key, hook in hooks.items() if _belongs_to_callback(hook)]:
+                del hooks[key]
+
+
+def _keep_rates(*args: Any, **kwargs: Any) -> None:
+    """In the place of the loop's stepping of schedulers."""
+
+
+def _belongs_to_callback(hook: Any) -> bool:
+    owner = getattr(getattr(hook, "func", hook), "__self__", None)
+    return any(cls.__name__ == "Callback" and "lightning" in cls.__module__ for cls in type(owner).__mro__)

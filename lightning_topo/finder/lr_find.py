@@ -1,0 +1,131 @@
+"""The topological learning-rate finder as a function, for use before a fit."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from torch._dynamo import OptimizedModule
+
+from lightning_topo._lightning import Callback
+from lightning_topo.finder._shield import lightning_of, shield
+from lightning_topo.finder._snapshot import Snapshot
+from lightning_topo.finder.callback import TopologicalLearningRateFinder, base_rates
+from lightning_topo.finder.result import TopologicalLRResult
+
+
+def topological_lr_find(
+    trainer: Any, model: Any, train_dataloaders: Any = None, datamodule: Any = None, **options: Any
+) -> TopologicalLRResult | None:
+    r"""Find the critical learning rate η* of a model before it is fitted, and set the model's attribute below it.
+
+    Used as ``Tuner.lr_find``. The trainer and the model are set up as by ``fit``, the search of
+    :class:`TopologicalLearningRateFinder` runs at the first training batch, and everything is put back; then the
+    suggestion is set on the model (unless ``update_attr=False``), for its ``configure_optimizers`` to use. No callback,
+    logger or validation sees any of it, and nothing is written.
+
+    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ at each of the first updates at base rate } \eta\}
+
+    Args:
+        trainer: A Trainer, fresh or after a fit.
+        model: The LightningModule.
+        train_dataloaders: As of ``Trainer.fit``.
+        datamodule: As of ``Trainer.fit``.
+        **options: Those of :class:`TopologicalLearningRateFinder`.
+
+    Returns:
+        The result; None under ``fast_dev_run``, with a warning.
+
+    Raises:
+        ValueError: When an option is out of range, there is no training batch, no neuron group, no learning rate that
+            can be set, or the loss is not finite to begin with.
+        AttributeError: When the model has no attribute to set.
+
+    Example:
+        >>> # result = topological_lr_find(trainer, model, train_dataloaders)
+        >>> # result.plot(); trainer.fit(model, train_dataloaders)
+    """
+    finder = TopologicalLearningRateFinder(**options)
+    if trainer.fast_dev_run:
+        warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
+        return None
+    attribute = finder._attribute(model, datamodule)
+    snapshot = Snapshot(trainer, model, datamodule)
+    try:
+        snapshot.branch()
+        finder.result = _launch(trainer, finder, model, train_dataloaders, datamodule)
+    finally:
+        snapshot.restore()
+    finder._advise()
+    if attribute is not None and finder._update_attr and finder.optimal_lr is not None:
+        attribute.set(finder.optimal_lr)
+    return finder.result
+
+
+class _SearchDoneError(Exception):
+    """Ends the private fit once its search is done."""
+
+
+class _SearchAndStop(Callback):
+    """The only callback of the private fit."""
+
+    def __init__(self, finder: TopologicalLearningRateFinder, show_progress: bool) -> None:
+        self._finder, self._show_progress = finder, show_progress
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        rates = base_rates(trainer, self._finder._attribute(pl_module, trainer.datamodule))
+        self._finder.result = self._finder._find(trainer, pl_module, batch, rates, self._show_progress)
+        raise _SearchDoneError
+
+
+def _launch(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, datamodule: Any) -> TopologicalLRResult:
+    """Run the private fit in every process of the strategy; the result of the first comes back."""
+    lightning = lightning_of(trainer)
+    if isinstance(model, OptimizedModule):
+        model = import_module(f"{lightning}.utilities.compile")._maybe_unwrap_optimized(model)
+    trainer.strategy._lightning_module = model
+    trainer.state.fn = import_module(f"{lightning}.trainer.states").TrainerFn.FITTING
+    trainer.state.status = import_module(f"{lightning}.trainer.states").TrainerStatus.RUNNING
+    trainer.training = True
+    _shield(trainer, _SearchAndStop(finder, trainer.progress_bar_callback is not None))
+    run = partial(_private_fit, trainer, finder, model, train_dataloaders, datamodule)
+    launcher = trainer.strategy.launcher
+    return run() if launcher is None else launcher.launch(run)
+
+
+def _shield(trainer: Any, only: Callback) -> None:
+    """Nobody else sees the private fit, and it starts from the beginning. What is set here, the snapshot puts back."""
+    shield(trainer, only)
+    trainer._callback_connector._attach_model_callbacks = _nothing
+    trainer.num_sanity_val_steps = 0
+    trainer.limit_val_batches = 0
+    loop = trainer.fit_loop
+    batches = loop.epoch_loop
+    updates = (
+        batches.automatic_optimization.optim_progress.optimizer.step,
+        batches.manual_optimization.optim_step_progress,
+    )
+    for progress in (loop.epoch_progress, batches.batch_progress, *updates):
+        progress.reset()
+
+
+def _private_fit(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, datamodule: Any) -> TopologicalLRResult:
+    try:
+        trainer._fit_impl(model, train_dataloaders, None, datamodule)
+    except _SearchDoneError:
+        pass
+    finally:
+        import_module(f"{lightning_of(trainer)}.trainer.call")._call_teardown_hook(trainer)
+        trainer._teardown()
+    if finder.result is None:
+        raise ValueError(
+            "expected the trainer to reach a training batch, but it reached none; check the training data, "
+            "limit_train_batches, max_epochs and max_steps"
+        )
+    return finder.result
+
+
+def _nothing() -> None:
+    """In the place of adding the model's own callbacks."""
