@@ -44,10 +44,14 @@ class Flow:
         self.split_sites = split_sites
         self.indexed: set[object] = set()
         self.made: list[Made] = []
-        self.roles: list[tuple[str, Axis]] = []
+        self.roles: list[tuple[str, Axis, int]] = []
+        self.scores: dict[int, tuple[Axis, Axis]] = {}
+        self.softmaxed: set[int] = set()
         self.time = 0
         self._axes: dict[Value, list[AnyAxis]] = {}
         self._sources: dict[Value, str] = {}
+        self._origins: dict[Value, int] = {}
+        self._originates = False
 
     def run(self) -> None:
         """Carry the axes through all operations; what the model returns cannot be exchanged."""
@@ -93,10 +97,19 @@ class Flow:
         parameter = self.source(value)
         if parameter is not None and axis.size > 1:
             self.made.append(Made(strong, self.time, parameter, axis))
+            self._originates |= strong
 
-    def plays(self, role: str, axis: Axis) -> None:
-        """Note a use of the axis that its name should tell."""
-        self.roles.append((role, axis))
+    def origin(self, value: Value) -> int:
+        """Time of the contraction that the value comes from, or of what joined several."""
+        return self._origins.get(value, -1)
+
+    def originates(self) -> None:
+        """Note that the result of the current operation is something new."""
+        self._originates = True
+
+    def plays(self, role: str, axis: Axis, place: int = -1) -> None:
+        """Note a use of the axis that its name should tell, and which attention it is part of."""
+        self.roles.append((role, axis, place))
 
     def tells_apart(self, axis: Axis) -> None:
         """Note that positions of the axis are used separately."""
@@ -116,16 +129,19 @@ class Flow:
         return plain(self._known(value)) if value in self._axes else None
 
     def _apply(self, operation: Operation) -> None:
+        self._originates = False
         rule = RULES.get(operation.name, pointwise if operation.pointwise else None)
         try:
             results = rule(self, operation) if rule else self._stopped(operation, "is not known")
         except Misaligned:
             results = self._stopped(operation, "cuts its units")
-        for value, axes in zip(operation.outputs, results, strict=False):
-            if tuple(axis.size for axis in axes) != value.shape:
+        except (LookupError, TypeError, ValueError):  # signatures differ between versions of PyTorch
+            results = self._stopped(operation, "is called in a way that is not known")
+        for value, axes in zip(operation.outputs, results, strict=True):
+            if tuple(axis.size for axis in axes) != value.shape and 0 not in value.shape:
                 (axes,) = self._stopped(operation, "has a result of unexpected shape", (value,))
             self._axes[value] = list(axes)
-        self._inherit_source(operation)
+        self._inherit(operation)
 
     def _stopped(
         self, operation: Operation, problem: str, outputs: Sequence[Value] | None = None
@@ -138,13 +154,15 @@ class Flow:
         values = operation.outputs if outputs is None else outputs
         return [[Atom(size, reason) if size > 1 else Free(size) for size in value.shape] for value in values]
 
-    def _inherit_source(self, operation: Operation) -> None:
+    def _inherit(self, operation: Operation) -> None:
         live = [value for value in operation.inputs if self.trace.is_live(value)]
         sources = [self.source(value) for value in live]
-        first = sources[0]
-        if first is not None and None not in sources:
-            for value in operation.outputs:
-                self._sources.setdefault(value, first)
+        origins = {self.origin(value) for value, source in zip(live, sources, strict=True) if source is None}
+        origin = self.time if self._originates or len(origins) > 1 else max(origins, default=-1)
+        for value in operation.outputs:
+            self._origins[value] = origin
+            if sources[0] is not None and None not in sources:
+                self._sources.setdefault(value, sources[0])
 
 
 def propagate(trace: Trace) -> Flow:

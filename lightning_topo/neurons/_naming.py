@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 
 from lightning_topo.neurons._axes import Atom, Axis, Concat, Product, atoms, resolve
 from lightning_topo.neurons._flow import Flow
@@ -20,12 +21,14 @@ class Story:
         time: When they are first made.
         contractions: How many of the makers are contractions or lookups.
         roles: Uses that the name tells.
+        place: Which attention the units are keys or values of; -1 if none.
     """
 
     makers: list[str] = field(default_factory=list)
     time: int = 1 << 62
     contractions: int = 0
     roles: set[str] = field(default_factory=set)
+    place: int = -1
 
 
 def stories(flow: Flow) -> dict[Atom, Story]:
@@ -38,19 +41,32 @@ def stories(flow: Flow) -> dict[Atom, Story]:
                 story.makers.append(made.parameter)
                 story.contractions += made.strong
             story.time = min(story.time, made.time)
-        for atom in _blocks(made.axis):
-            told[atom].roles.add("groups")
-    for role, axis in flow.roles:
+        for outer, _ in _nested(made.axis):
+            if made.parameter == told[outer].makers[0]:
+                told[outer].roles.add("groups")
+    for role, axis, place in flow.roles:
         for atom in atoms(axis):
-            told.setdefault(atom, Story()).roles.add(role)
+            story = told.setdefault(atom, Story())
+            story.roles.add(role)
+            story.place = place if role in ("keys", "values") else story.place
+    for made in flow.made:
+        for outer, inner in _nested(made.axis):
+            if "heads" in told[outer].roles and "heads" in told[inner].roles:
+                told[inner].roles.add("query_heads")  # queries that share a key in grouped-query attention
     return told
 
 
-def base_name(story: Story, members: Sequence[Member]) -> str:
-    """Name of a group, not yet unique."""
+def base_name(story: Story, members: Sequence[Member], neighbours: Sequence[Member]) -> str:
+    """Name of a group, not yet unique.
+
+    Args:
+        story: How its units are used.
+        members: Where they are.
+        neighbours: Members of all groups in the same attention.
+    """
     for role in ("query_heads", "heads", "values", "keys"):
         if role in story.roles:
-            return _join(_common_module(_module(member.parameter) for member in members), role)
+            return _join(_common_module(_attention(member.parameter) for member in neighbours or members), role)
     makers = story.makers or [members[0].parameter]
     modules = list(dict.fromkeys(map(_module, makers[: story.contractions])))
     if "residual" in story.roles and len(modules) > 1:
@@ -75,17 +91,16 @@ def unique_names(names: Sequence[str], makers: Sequence[str]) -> list[str]:
     return unique
 
 
-def _blocks(axis: Axis) -> Iterator[Atom]:
-    """Atoms that are blocks of other exchangeable units."""
+def _nested(axis: Axis) -> Iterator[tuple[Atom, Atom]]:
+    """Pairs of exchangeable atoms of which the first is a block of the second."""
     axis = resolve(axis)
     if isinstance(axis, Concat):
         for part in axis.parts:
-            yield from _blocks(part)
+            yield from _nested(part)
     elif isinstance(axis, Product):
-        exchangeable = [any(atom.reason is None for atom in atoms(part)) for part in axis.parts]
-        for position, part in enumerate(axis.parts):
-            if any(exchangeable[position + 1 :]):
-                yield from atoms(part)
+        factors = [[atom for atom in atoms(part) if atom.reason is None] for part in axis.parts]
+        for position, outer in enumerate(factors):
+            yield from product(outer, chain.from_iterable(factors[position + 1 :]))
 
 
 def _stream(modules: Sequence[str]) -> str:
@@ -108,6 +123,12 @@ def _common_module(modules: Iterable[str]) -> str:
 def _module(parameter: str) -> str:
     module, parametrized, _ = parameter.partition(".parametrizations.")
     return module if parametrized else module.rpartition(".")[0]
+
+
+def _attention(parameter: str) -> str:
+    """The module of a parameter, or what that module is part of if it is a plain layer."""
+    module = _module(parameter)
+    return module.rpartition(".")[0] if parameter.endswith((".weight", ".bias")) else module
 
 
 def _suffix(parameter: str) -> str:

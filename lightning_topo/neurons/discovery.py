@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from lightning_topo.neurons._axes import Atom, atoms, occurrences
 from lightning_topo.neurons._flow import Flow, propagate
-from lightning_topo.neurons._naming import base_name, stories, unique_names
+from lightning_topo.neurons._naming import Story, base_name, stories, unique_names
 from lightning_topo.neurons._sandbox import open_sandbox
 from lightning_topo.neurons._trace import Recorder
 from lightning_topo.neurons.group import Member, NeuronGroup
@@ -124,12 +125,16 @@ def _candidates(flow: Flow) -> list[NeuronGroup]:
                 places.setdefault(atom, []).append((offset, inner))
             for atom, found in places.items():
                 members.setdefault(atom, []).extend(_members(name, axis, atom.size, found, structure.size))
-    told = stories(flow)
+    told = defaultdict(Story, stories(flow))
     states = {name for name, value in flow.trace.owned.items() if value.kind == "state"}
     units = [atom for atom in members if any(member.parameter not in states for member in members[atom])]
-    units.sort(key=lambda atom: told[atom].time if atom in told else 1 << 62)
+    units.sort(key=lambda atom: told[atom].time)
+    attentions: dict[int, list[Member]] = {}
+    for atom in units:
+        attentions.setdefault(told[atom].place, []).extend(members[atom])
+    attentions[-1] = []
     names = unique_names(
-        [base_name(told[atom], members[atom]) for atom in units],
+        [base_name(told[atom], members[atom], attentions[told[atom].place]) for atom in units],
         [(told[atom].makers or [members[atom][0].parameter])[0] for atom in units],
     )
     return [NeuronGroup(name, tuple(members[atom])) for name, atom in zip(names, units, strict=True)]

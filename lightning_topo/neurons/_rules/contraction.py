@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, product, unify
@@ -34,11 +35,40 @@ def _batched_product(flow: Flow, op: Operation) -> Results:
     for value, free in ((first, left[1]), (second, right[2])):
         flow.makes(value, batch)
         flow.makes(value, free)
-    if flow.source(first) is None and flow.source(second) is None:
-        flow.plays("heads", batch)
-        flow.plays("keys", contracted)
-        flow.plays("values", right[2])
+    flow.originates()
+    flow.scores[flow.time] = batch, contracted
+    for weights, free in ((first, right[2]), (second, left[1])):
+        _note_attention(flow, weights, free)
     return [_plus_summand(flow, op, [batch, left[1], right[2]])]
+
+
+def _note_attention(flow: Flow, weights: Value, free: Axis) -> None:
+    """The softmax of a product of queries and keys is multiplied with values."""
+    place = flow.origin(weights)
+    if place in flow.scores and place in flow.softmaxed:
+        heads, keys = flow.scores[place]
+        for role, axis in (("heads", heads), ("keys", keys), ("values", free)):
+            flow.plays(role, axis, place)
+
+
+@rule("_trilinear")
+def _bilinear_layer(flow: Flow, op: Operation) -> Results:
+    """Product of three tensors, each with new axes, summed over some."""
+    shaped = []
+    for value, name in zip(op.inputs, ("expand1", "expand2", "expand3"), strict=True):
+        axes = flow.axes(op, value)
+        for dim in sorted(op.arguments[name]):
+            axes.insert(dim, Free(1))
+        shaped.append(axes)
+    dims = op.arguments["sumdim"]
+    result = []
+    for position, aligned in enumerate(zip(*shaped, strict=True)):
+        common = reduce(unify, sorted(aligned, key=lambda axis: -axis.size))
+        for value in op.inputs:
+            if position not in dims:
+                flow.makes(value, common)
+        result.append(common)
+    return [[axis for position, axis in enumerate(result) if position not in dims]]
 
 
 @rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")

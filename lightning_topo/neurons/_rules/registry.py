@@ -27,7 +27,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-@rule("copy_", "fill_", "zero_", "native_dropout")
+# Those that PyTorch does not tag as pointwise.
+@rule("copy_", "fill_", "zero_", "masked_fill", "masked_fill_", "native_dropout", "rrelu_with_noise", "_prelu_kernel")
+@rule("hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex")
 def pointwise(flow: Flow, op: Operation) -> Results:
     """Each position of the result comes from the same, broadcast position of the inputs."""
     shape = op.outputs[0].shape
@@ -44,15 +46,21 @@ def pointwise(flow: Flow, op: Operation) -> Results:
     return [axes] * len(op.outputs)
 
 
-@rule("clone", "detach", "alias", "_to_copy", "lift_fresh", "_softmax", "_log_softmax", "_safe_softmax")
-def same(flow: Flow, op: Operation) -> Results:
-    """Nothing moves; what is normalised along an axis treats its units alike."""
-    return [flow.raw(op, op.inputs[0])] * len(op.outputs)
+@rule("clone", "detach", "alias", "_to_copy", "lift_fresh")
+def _same(flow: Flow, op: Operation) -> Results:
+    return [flow.raw(op, op.inputs[0])]
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax")
+def _softmax(flow: Flow, op: Operation) -> Results:
+    """Normalising along an axis treats its units alike."""
+    flow.softmaxed.add(flow.origin(op.inputs[0]))
+    return [flow.raw(op, op.inputs[0])]
 
 
 def _note_residual(flow: Flow, values: Sequence[Value], axes: Sequence[Axis]) -> None:
-    """Two computed tensors of one shape are added: their common units are a residual stream."""
+    """Two tensors of one shape and different origin are added: their common units are a residual stream."""
     computed = [value for value in values if flow.trace.is_live(value) and flow.source(value) is None]
-    if len(computed) == 2 and computed[0].shape == computed[1].shape:
+    if len({flow.origin(value) for value in computed}) == 2 and computed[0].shape == computed[1].shape:
         for axis in axes:
             flow.plays("residual", axis)
