@@ -2,9 +2,12 @@
 
 from lightning_topo.functional.betti import betti_at_scale, betti_numbers
 from lightning_topo.functional.bi_lipschitz import BiLipschitz, bi_lipschitz
+from lightning_topo.functional.bottleneck import bottleneck_distance
+from lightning_topo.functional.certificate import certified_betti
 from lightning_topo.functional.persistence import Persistence, persistence
 from lightning_topo.functional.sampling import farthest_point_sample
 from lightning_topo.functional.sharpness import sharpness
+from lightning_topo.functional.summaries import persistence_entropy, total_persistence
 
 __all__ = [
     "BiLipschitz",
@@ -12,7 +15,11 @@ __all__ = [
     "betti_at_scale",
     "betti_numbers",
     "bi_lipschitz",
+    "bottleneck_distance",
+    "certified_betti",
     "farthest_point_sample",
     "persistence",
+    "persistence_entropy",
     "sharpness",
+    "total_persistence",
 ]

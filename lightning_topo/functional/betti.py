@@ -12,8 +12,8 @@ from lightning_topo.functional._collapse import link_collapse, strong_collapse
 from lightning_topo.functional.distances import ROUNDING, pairwise_distances
 from lightning_topo.functional.persistence import Persistence
 
-# A further collapse round costs less than it saves while it removes this share of the points.
-_WORTHWHILE = 0.2
+# A further round of a collapse costs less than it saves while it removes this share of the points.
+_ROUNDS = ((strong_collapse, 0.05), (link_collapse, 0.2))
 
 
 def betti_numbers(persistence: Persistence, scale: float = 0.25) -> tuple[int, ...]:
@@ -83,11 +83,14 @@ def betti_at_scale(points: Tensor, scale: float = 0.25, max_dim: int = 2) -> tup
     distances = pairwise_distances(points)
     adjacency = distances <= (scale + ROUNDING) * distances.max()
     del distances
+    connected = adjacency.sum(1) > 1
+    adjacency = adjacency[connected][:, connected]
     if max_dim > 0:
         # Autocast would round the counts of common neighbours.
         with torch.autocast(adjacency.device.type, enabled=False):
             adjacency = _collapsed(adjacency)
-    return _count(adjacency.cpu(), max_dim)
+    n_components, *holes = _count(adjacency.cpu(), max_dim)
+    return (len(connected) - int(connected.sum()) + n_components, *holes)
 
 
 def _valid(scale: float, caller: str) -> float:
@@ -97,9 +100,9 @@ def _valid(scale: float, caller: str) -> float:
 
 
 def _collapsed(adjacency: Tensor) -> Tensor:
-    for collapse in (strong_collapse, link_collapse):
+    for collapse, worthwhile in _ROUNDS:
         before = math.inf
-        while len(adjacency) <= (1 - _WORTHWHILE) * before:
+        while 0 < len(adjacency) <= (1 - worthwhile) * before:
             before = len(adjacency)
             adjacency = collapse(adjacency)
     return adjacency
@@ -113,7 +116,7 @@ def _count(adjacency: Tensor, max_dim: int) -> tuple[int, ...]:
     i, j = adjacency.triu(1).nonzero().T.numpy()
     # Equal lengths, which float32 cannot reorder.
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(n, n))
-    n_components, _ = connected_components(graph, directed=False)
+    n_components = int(connected_components(graph, directed=False)[0])
     holes = [0] * max_dim
     # A flag complex needs 2k + 2 vertices for a k-dimensional hole, and a forest has none.
     top = min(max_dim, n // 2 - 1)
@@ -122,4 +125,4 @@ def _count(adjacency: Tensor, max_dim: int) -> tuple[int, ...]:
 
         diagrams = ripser(graph, maxdim=top, thresh=1.0, coeff=2, distance_matrix=True)["dgms"]
         holes[:top] = [int(np.isinf(bars[:, 1]).sum()) for bars in diagrams[1:]]
-    return (int(n_components), *holes)
+    return (n_components, *holes)

@@ -89,7 +89,7 @@ def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, da
         return monitor.history, len(calls)
 
     exact, n_exact = run(0.0)
-    rough, n_rough = run(0.2)
+    rough, n_rough = run(0.02)
     assert n_exact == 25
     assert 1 < n_rough < 15
     # ½·log(upper/lower) bounds the move of the diagrams in log scale, after rescaling to the best common size.
