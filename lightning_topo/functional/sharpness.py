@@ -69,7 +69,7 @@ def sharpness(
 
     Example:
         >>> import torch
-        >>> from lightning_topo.functional.sharpness import sharpness
+        >>> from lightning_topo.functional import sharpness
         >>> weight = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
         >>> loss = (torch.tensor([3.0, 1.0, -7.0]) * weight**2).sum()  # Hessian: diag(6, 2, -14)
         >>> sharpness(loss, [weight])

@@ -21,7 +21,7 @@ class BottleneckDistance(MeanOverUpdates):
     ``update`` takes two clouds, (n, D) and (m, D'), e.g. the neurons before and after some training. ``compute``
     returns the mean over all updates in the units of the points, shape (max_dim + 1,), or a scalar for ``max_dim=0``.
 
-    Reference: see :func:`lightning_topo.functional.bottleneck_distance`.
+    Reference: Cohen-Steiner, Edelsbrunner and Harer, Discrete Comput. Geom. 37, 2007.
 
     Args:
         max_dim: Largest homology dimension.

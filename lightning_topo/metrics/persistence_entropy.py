@@ -21,7 +21,7 @@ class PersistenceEntropy(MeanOverUpdates):
     ``update`` takes one cloud, (n, D), on any device and of any float dtype. ``compute`` returns the mean over all
     updates in nats, shape (max_dim + 1,), or a scalar for ``max_dim=0``.
 
-    Reference: see :func:`lightning_topo.functional.persistence_entropy`.
+    Reference: arXiv 1701.07857, definition 5.
 
     Args:
         max_dim: Largest homology dimension.

@@ -19,7 +19,7 @@ class TotalPersistence(MeanOverUpdates):
     ``update`` takes one cloud, (n, D), on any device and of any float dtype. ``compute`` returns the mean over all
     updates in the units of the points, shape (max_dim + 1,), or a scalar for ``max_dim=0``.
 
-    Reference: see :func:`lightning_topo.functional.total_persistence`.
+    Reference: Cohen-Steiner, Edelsbrunner, Harer and Mileyko, Found. Comput. Math. 10, 2010.
 
     Args:
         max_dim: Largest homology dimension.

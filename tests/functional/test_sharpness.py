@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import math
 from itertools import pairwise
 
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-# The package exports the function under the module's own name.
-sharpness = importlib.import_module("lightning_topo.functional.sharpness").sharpness
+from lightning_topo.functional import sharpness
 
 
 def _perceptron(activation: type[nn.Module], depth: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32):
