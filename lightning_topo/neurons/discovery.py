@@ -16,7 +16,7 @@ from lightning_topo.neurons._naming import Story, base_name, stories, unique_nam
 from lightning_topo.neurons._sandbox import open_sandbox
 from lightning_topo.neurons._trace import Recorder
 from lightning_topo.neurons.group import Member, NeuronGroup
-from lightning_topo.neurons.symmetry import ExchangeTest
+from lightning_topo.neurons.symmetry import asymmetric
 
 _REFUTED = "refuted by the exchange test"
 
@@ -107,7 +107,7 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
     sandbox = open_sandbox(model, example_input, Recorder)
     flow = propagate(sandbox.watcher.finish(sandbox.output))
     candidates = _candidates(flow)
-    refuted = ExchangeTest(sandbox).failing(candidates) if candidates else []
+    refuted = asymmetric(sandbox, candidates, trials=1)
     if refuted:
         names = ", ".join(group.name for group in refuted)
         warnings.warn(f"dropped, because exchanging their units changes the output: {names}", stacklevel=2)

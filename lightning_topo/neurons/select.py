@@ -11,7 +11,7 @@ from torch import nn
 from lightning_topo.neurons._sandbox import open_sandbox
 from lightning_topo.neurons.discovery import find_neuron_groups
 from lightning_topo.neurons.group import NeuronGroup
-from lightning_topo.neurons.symmetry import ExchangeTest
+from lightning_topo.neurons.symmetry import asymmetric
 
 Groups = str | Sequence[str] | Sequence[NeuronGroup] | None
 
@@ -75,7 +75,7 @@ def _by_hand(model: nn.Module, groups: tuple[NeuronGroup, ...], example_input: A
     for group in groups:
         group.n_units(model)
     if example_input is not None or getattr(model, "example_input_array", None) is not None:
-        wrong = ExchangeTest(open_sandbox(model, example_input)).failing(groups)
+        wrong = asymmetric(open_sandbox(model, example_input), groups)
         if wrong:
             listed = "; ".join(f"{group.name} ({', '.join(map(str, group.members))})" for group in wrong)
             raise ValueError(

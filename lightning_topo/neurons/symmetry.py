@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_topo.neurons._sandbox import Sandbox, floating_tensors, open_sandbox
 from lightning_topo.neurons.group import NeuronGroup
 
-_TRIALS = 2
+# One trial may miss a wrong group whose units happen to be silent (a ReLU) on the whole example.
+_TRIALS = 3
 
 
 def is_permutation_symmetric(model: nn.Module, group: NeuronGroup, example_input: Any = None) -> bool:
@@ -31,7 +32,7 @@ def is_permutation_symmetric(model: nn.Module, group: NeuronGroup, example_input
             ``model.example_input_array``, or an input made up for the first layer.
 
     Returns:
-        True if every floating-point output stays, in each of two trials.
+        True if every floating-point output stays, in each of three trials.
 
     Raises:
         ValueError: The group does not fit the model, or the example input does not run.
@@ -47,7 +48,15 @@ def is_permutation_symmetric(model: nn.Module, group: NeuronGroup, example_input
     """
     group.n_units(model)
     sandbox = open_sandbox(model, example_input)
-    return all(not ExchangeTest(sandbox, seed).failing([group]) for seed in range(_TRIALS))
+    return not asymmetric(sandbox, [group])
+
+
+def asymmetric(sandbox: Sandbox, groups: Sequence[NeuronGroup], trials: int = _TRIALS) -> list[NeuronGroup]:
+    """The groups whose exchange changes the output in any of some independent trials."""
+    failing: list[NeuronGroup] = []
+    for seed in range(trials if groups else 0):
+        failing += ExchangeTest(sandbox, seed).failing([group for group in groups if group not in failing])
+    return [group for group in groups if group in failing]
 
 
 class ExchangeTest:
@@ -64,7 +73,11 @@ class ExchangeTest:
     def __init__(self, sandbox: Sandbox, seed: int = 0) -> None:
         self._sandbox = sandbox
         self._generator = torch.Generator().manual_seed(seed)
-        self._before = self._baseline()
+        _change(sandbox.model, self._perturbed)
+        rounded = self._finite_outputs()
+        _change(sandbox.model, self._jittered)
+        self._before = self._outputs()
+        self._allowed = [_rounding(a, b) for a, b in zip(rounded, self._before, strict=True)]
 
     def failing(self, groups: Sequence[NeuronGroup]) -> list[NeuronGroup]:
         """The groups whose exchange changes the output: all at once, and by halves where that fails."""
@@ -83,11 +96,10 @@ class ExchangeTest:
         after = self._outputs()
         for group, cycle in reversed(cycles):
             group.permute_(model, cycle.argsort())
-        return _same(self._before, after)
+        return len(after) == len(self._before) and all(map(_close, self._before, after, self._allowed))
 
-    def _baseline(self) -> list[Tensor]:
-        """Outputs of the perturbed copy; the input is perturbed too where the outputs stay finite."""
-        _perturb(self._sandbox.model, self._generator)
+    def _finite_outputs(self) -> list[Tensor]:
+        """Outputs for a perturbed input where they are finite, otherwise for the input itself."""
         original = self._sandbox.call
         for call in (original.map(lambda tensor: _noisy(tensor, self._generator)), original):
             self._sandbox.call = call
@@ -100,42 +112,49 @@ class ExchangeTest:
     def _outputs(self) -> list[Tensor]:
         return [output.clone() for output in floating_tensors(self._sandbox.run())]
 
+    def _perturbed(self, tensor: Tensor) -> Tensor:
+        return (_noisy if isinstance(tensor, nn.Parameter) else _rescaled)(tensor, self._generator)
 
-def _same(before: list[Tensor], after: list[Tensor]) -> bool:
-    return len(before) == len(after) and all(_close(a, b) for a, b in zip(before, after, strict=True))
-
-
-def _close(before: Tensor, after: Tensor) -> bool:
-    """Equal up to rounding: a right group leaves a few eps, a wrong one changes the perturbed output by percents."""
-    if before.shape != after.shape:
-        return False
-    finite = torch.isfinite(before)
-    if not torch.equal(finite, torch.isfinite(after)):
-        return False
-    before, after = before[finite], after[finite]
-    if not before.numel():
-        return True
-    tolerance = 4 * torch.finfo(before.dtype).eps ** 0.5
-    return bool((after - before).abs().max() <= tolerance * before.abs().max())
+    def _jittered(self, tensor: Tensor) -> Tensor:
+        """Every number moved by about its rounding error."""
+        return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * _randn_like(tensor, self._generator))
 
 
 @torch.no_grad()
-def _perturb(model: nn.Module, generator: torch.Generator) -> None:
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.copy_(_noisy(parameter, generator))
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(_rescaled(buffer, generator))
+def _change(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(change(tensor))
+
+
+def _close(before: Tensor, after: Tensor, allowed: float) -> bool:
+    both = torch.isfinite(before)
+    if before.shape != after.shape or not torch.equal(both, torch.isfinite(after)):
+        return False
+    return not both.any() or float((after - before)[both].abs().max()) <= allowed
+
+
+def _rounding(before: Tensor, after: Tensor) -> float:
+    """Difference that rounding explains: some times that of rounding all parameters, whose share in it varies.
+
+    A threshold relative to the output alone would not do: deep nets without normalisation damp what their first layers
+    do to less than a billionth of the output, and recurrent nets may amplify rounding a million times.
+    """
+    both = torch.isfinite(before) & torch.isfinite(after)
+    if before.shape != after.shape or not both.any():
+        return 0.0
+    eps, size = torch.finfo(after.dtype).eps, float(after[both].abs().max())
+    measured = float((after - before)[both].abs().max())
+    return min(max(16 * measured, 8 * eps * size), eps**0.5 * size)
 
 
 def _noisy(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of a third of the tensor's own size, and no less than what a usual initialisation would give it."""
+    """Mixed with noise of its own size (at least that of a usual initialisation), so that deep nets do not blow up."""
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor
     usual = 0.1 if tensor.ndim < 2 else 0.3 / (tensor[0].numel() ** 0.5)
     size = tensor.square().mean().sqrt().clamp_min(usual)
-    return tensor + 0.3 * size * _randn_like(tensor, generator)
+    return 0.8 * tensor + 0.6 * size * _randn_like(tensor, generator)
 
 
 def _rescaled(buffer: Tensor, generator: torch.Generator) -> Tensor:
