@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
 
-LEARNING_RATES = {"well below": 0.3, "near": 3.0, "above": 30.0}
+LEARNING_RATES = {"well below": 0.25, "near": 5.0, "above": 30.0}
 N_NEURONS = 512
 
 
@@ -55,10 +55,10 @@ class Digits(pl.LightningModule):
 
 
 def start_on_a_sphere(hidden: nn.Linear, readout: nn.Linear) -> None:
-    """Place the neurons [W1[i, :], W2[:, i]] on a 2-sphere in a random three-dimensional subspace of R^74."""
+    """Place the neurons [W1[i, :], W2[:, i]] on a 2-sphere of radius 2 in a random three-dimensional subspace of R^74."""
     n, dimension = hidden.out_features, hidden.in_features + readout.out_features
     frame = torch.linalg.qr(torch.randn(dimension, 3)).Q
-    points = nn.functional.normalize(torch.randn(n, 3)) @ frame.T
+    points = 2 * nn.functional.normalize(torch.randn(n, 3)) @ frame.T
     with torch.no_grad():
         hidden.weight.copy_(points[:, : hidden.in_features])
         readout.weight.copy_(points[:, hidden.in_features :].T)
@@ -108,8 +108,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--log-dir", type=Path, default=Path("runs/quickstart"))
     options = parser.parse_args()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec, LeafSpec.*")
 
     rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
 
