@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
@@ -46,18 +46,31 @@ class Task:
     def loader(self, order: int) -> DataLoader:
         """Shuffled batches; ``order`` seeds the shuffling."""
         dataset = TensorDataset(*self.data())
-        generator = torch.Generator().manual_seed(order)
-        sampler = BatchSampler(RandomSampler(dataset, generator=generator), self.batch_size, drop_last=True)
-        return DataLoader(dataset, sampler=sampler, batch_size=None)
+        return DataLoader(dataset, sampler=SeededBatches(len(dataset), self.batch_size, order), batch_size=None)
 
     def batches(self, order: int, steps: int) -> list[list[Tensor]]:
         """The first ``steps`` batches of an order, over as many epochs as that takes."""
-        return list(islice(chain.from_iterable(_epochs(self.loader(order))), steps))
+        return list(islice(chain.from_iterable(repeat(self.loader(order))), steps))
 
 
-def _epochs(loader: DataLoader) -> Iterator[DataLoader]:
-    while True:
-        yield loader
+class SeededBatches(Sampler[list[int]]):
+    """Batches of a permutation that depends on seed and epoch alone; each pass is the next epoch."""
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(100_003 * self.seed + self.epoch)
+        self.epoch += 1
+        order = torch.randperm(self.n, generator=generator)
+        return iter(order[: len(self) * self.batch_size].view(-1, self.batch_size).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is that epoch."""
+        self.epoch = epoch
 
 
 # Teacher regression: one input, one output, so that a neuron (W1[i, 0], W2[0, i]) is a point of the plane.

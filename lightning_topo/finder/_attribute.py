@@ -33,10 +33,10 @@ class LearningRateAttribute:
         candidates = [cls(candidate, roots) for candidate in ([name] if name else _USUAL_NAMES)]
         found = next((candidate for candidate in candidates if any(candidate._holders())), None)
         if found is None:
+            names = " or ".join(repr(candidate.name) for candidate in candidates)
             raise AttributeError(
-                f"expected {type(module).__name__} to keep its learning rate in an attribute, or an entry of hparams, named "
-                f"{' or '.join(repr(candidate.name) for candidate in candidates)}, but there is none; pass attr_name=..., "
-                "or update_attr=False to leave the model as it is"
+                f"expected {type(module).__name__} to keep its learning rate in an attribute, or an entry of hparams, "
+                f"named {names}, but there is none; pass attr_name=..., or update_attr=False to leave the model as it is"
             )
         value = found.get()
         if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class BatchStream:
 
     Args:
         trainer: A Trainer within ``fit``, its training data set up.
-        order: 0 reads the batches as the present epoch would; any other number shuffles anew.
+        order: 0 leaves samplers and generators as they stand (a sampler with ``set_epoch`` gives the present epoch's very
+            batches); any other number shuffles anew.
     """
 
     def __init__(self, trainer: Any, order: int = 0) -> None:
@@ -91,8 +93,9 @@ def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
     except (TypeError, NotImplementedError, OverflowError):  # a stream has no length, or an infinite one
         length = None
     if length is not None:
-        for index, item in enumerate(items):
-            yield item, index + 1 >= length
+        # The combined loader leaves it to its reader to stop at limit_train_batches.
+        for index, item in enumerate(islice(items, length)):
+            yield item, index + 1 == length
         return
     waiting = list[Any]()
     for item in items:

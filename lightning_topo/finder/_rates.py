@@ -39,7 +39,7 @@ class BaseRates:
     def hold(self, optimizer: Optimizer, lr: float) -> None:
         """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says."""
         for group, base in zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True):
-            _set(group, "lr", base * lr / self.base_lr)
+            _set(group, "lr", lr * (base / self.base_lr))
 
     def move_to(self, lr: float) -> None:
         """Make ``lr`` the base rate from here on, for all groups and schedulers, each at its present phase."""

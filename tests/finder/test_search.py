@@ -1,0 +1,141 @@
+import math
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_topo.finder import CriticalRateSearch, Trial
+
+HOLD = 50
+
+
+def hold(kappas, lr):
+    """The trial of a network whose κ at update t is ``kappas(lr)[t]``."""
+    broke = next((t for t, kappa in enumerate(kappas) if not kappa < 1), None)
+    steps = len(kappas) if broke is None else broke + 1
+    return Trial(lr, broke is None, broke, max(kappas[:steps]), steps=steps)
+
+
+def run(search, kappas):
+    state = search.init()
+    while not search.terminate(state):
+        state = search.step(state, hold(kappas(state.next_lr), state.next_lr))
+        assert len(state.trials) < 1000
+    return search.result(state)
+
+
+def instability(critical):
+    """κ of a curvature that grows by |1 - 2 η / η*| a step, as of gradient descent on a parabola."""
+
+    def kappas(lr):
+        growth = abs(1 - 2 * lr / critical)
+        return [1e-3 * lr / critical * math.exp(min(t * math.log(growth + 1e-12), 60)) for t in range(HOLD)]
+
+    return kappas
+
+
+@pytest.mark.parametrize("critical", [3e-7, 1e-3, 0.02, 1.0, 60.0])
+@pytest.mark.parametrize("tolerance", [0.02, 0.1, 0.5])
+def test_first_update_decides(critical, tolerance):
+    result = run(CriticalRateSearch(tolerance=tolerance), lambda lr: [lr / critical / (1 + t) for t in range(HOLD)])
+    low, high = result.bracket
+    assert result.status == "found"
+    assert low < critical <= high <= low * (1 + tolerance) * (1 + 1e-6)
+    assert result.critical_lr == pytest.approx(critical, rel=0.51 * tolerance)
+    assert result.total_steps == 2 + HOLD
+
+
+@pytest.mark.parametrize("critical", [1e-5, 0.01, 2.0])
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("peak", [1, 7, 49])
+def test_power_law_of_a_later_update(critical, power, peak):
+    def kappas(lr):
+        return [(lr / critical) ** power if t == peak else 0.01 * lr / critical for t in range(HOLD)]
+
+    result = run(CriticalRateSearch(), kappas)
+    assert result.bracket[0] < critical <= result.bracket[1]
+    assert result.critical_lr == pytest.approx(critical, rel=0.05)
+    assert sum(trial.held for trial in result.trials) <= 2
+
+
+@pytest.mark.parametrize("critical", [1e-4, 0.3])
+def test_instability_is_cheap(critical):
+    result = run(CriticalRateSearch(), instability(critical))
+    growing = instability(critical)
+    assert all(kappa < 1 for kappa in growing(result.bracket[0]))
+    assert any(kappa >= 1 for kappa in growing(result.bracket[1]))
+    assert result.total_steps < 200
+
+
+def test_rate_that_holds_everywhere_is_not_reached():
+    result = run(CriticalRateSearch(max_lr=10.0), lambda lr: [0.01 * lr] * HOLD)
+    assert (result.status, result.bracket, result.critical_lr) == ("not_reached", (10.0, math.inf), None)
+    assert result.suggestion() is None
+
+
+def test_rate_that_breaks_everywhere_is_below_min():
+    result = run(CriticalRateSearch(min_lr=1e-3), lambda lr: [1e9 * lr] * HOLD)
+    assert (result.status, result.bracket, result.critical_lr) == ("below_min", (0.0, 1e-3), None)
+
+
+def test_held_at_min_lr_is_found():
+    result = run(CriticalRateSearch(min_lr=0.9e-3, max_lr=1.0), lambda lr: [lr / 1e-3] * HOLD)
+    assert result.status == "found"
+    assert result.bracket[0] < 1e-3 <= result.bracket[1]
+
+
+def test_divergence_beyond_floating_point_at_the_first_update():
+    result = run(CriticalRateSearch(), lambda lr: [math.inf if lr > 1e-4 else lr / 1e-5] * HOLD)
+    assert result.critical_lr == pytest.approx(1e-5, rel=0.05)
+
+
+@given(
+    st.lists(st.floats(0, 4), min_size=64, max_size=64),
+    st.lists(st.integers(0, HOLD - 1), min_size=64, max_size=64),
+    st.floats(0.01, 1.0),
+)
+def test_any_response_ends_in_a_bracket_of_what_was_seen(kappas, steps, tolerance):
+    """Also where rates hold and break without any order: the bracket lies between two trials that were made."""
+    search = CriticalRateSearch(min_lr=1e-6, max_lr=10.0, tolerance=tolerance)
+
+    def response(lr):
+        cell = hash(lr) % 64
+        return [0.0] * steps[cell] + [kappas[cell]] + [0.0] * (HOLD - 1 - steps[cell])
+
+    result = run(search, response)
+    by_rate = {trial.lr: trial for trial in result.trials}
+    low, high = result.bracket
+    if result.status == "found":
+        assert by_rate[low].held
+        assert not by_rate[high].held
+        assert low < high <= low * (1 + tolerance) * (1 + 1e-6)
+        assert low < result.critical_lr < high
+    elif result.status == "not_reached":
+        assert by_rate[10.0].held
+    else:
+        assert not any(trial.held for trial in result.trials)
+
+
+def test_step_is_pure():
+    search = CriticalRateSearch()
+    state = search.init()
+    before = asdict(state)
+    trial = hold([2.0], state.next_lr)
+    assert search.step(state, trial) == search.step(state, trial)
+    assert asdict(state) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_lr": 1.0, "max_lr": 1.0},
+        {"min_lr": 2.0, "max_lr": 1.0},
+        {"min_lr": 0.0},
+        {"max_lr": math.inf},
+        {"tolerance": 0.0},
+    ],
+)
+def test_bad_options(options):
+    with pytest.raises(ValueError, match="expected"):
+        CriticalRateSearch(**options)
