@@ -1,7 +1,7 @@
 """Take points out of a graph without changing the homotopy type of its clique complex.
 
-Graphs are boolean adjacency matrices with ones on the diagonal, so that row v is the closed neighbourhood N[v]. Products
-of such matrices count common neighbours, exactly in float32 (below 2^24 points).
+Graphs are boolean adjacency matrices with ones on the diagonal, so that row v is the closed neighbourhood N[v].
+Products of such matrices count common neighbours, exactly in float32 (below 2^24 points).
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ def bottleneck_distance(p: Persistence, q: Persistence) -> tuple[float, ...]:
 
     .. math:: d_B = \min_\gamma \max_x |x - \gamma(x)|_\infty
 
-    over the one-to-one matchings γ of the bars of both diagrams, where a finite bar may also be matched to the diagonal,
-    at half its length (Cohen-Steiner, Edelsbrunner and Harer, Discrete Comput. Geom. 37, 2007). Infinite bars are
-    matched among themselves, by their births.
+    over the one-to-one matchings γ of the bars of both diagrams, where a finite bar may also be matched to the
+    diagonal, at half its length (Cohen-Steiner, Edelsbrunner and Harer, Discrete Comput. Geom. 37, 2007). Infinite
+    bars are matched among themselves, by their births. When each point of a cloud moves by at most ε, its diagrams
+    move by at most 2ε.
 
     Exact. Where all bars are born at 0, as in dimension 0, the longest are matched in order, which takes a sort;
     otherwise a binary search over the values that the maximum can take, each decided by maximum bipartite matchings.
@@ -30,7 +31,8 @@ def bottleneck_distance(p: Persistence, q: Persistence) -> tuple[float, ...]:
         q: Diagrams of another, of as many dimensions.
 
     Returns:
-        One distance a dimension, in units of the points; ``inf`` when the numbers of infinite bars differ.
+        One distance a dimension, in units of the points; ``inf`` when the numbers of infinite bars differ. To compare
+        shapes whatever their size, pass ``p.scaled(1 / p.diameter)``.
 
     Raises:
         ValueError: When the numbers of dimensions differ.
@@ -70,9 +72,10 @@ def _parts(diagram: Tensor) -> tuple[Array, Array]:
 def _born_together(a: Array, b: Array) -> float:
     """Distance of diagrams whose bars are all born at 0 and die at ``a`` and ``b``.
 
-    The k longest of both are matched in order and the rest to the diagonal, for the best k. No other matching is
-    better: if a longer bar x is left to the diagonal while a shorter y is matched to z, then either x takes its place
-    (z >= x, which is nearer), or y and z are both shorter than x, and go to the diagonal at less than x pays.
+    Sort both by falling death. Some optimal matching pairs the first k in this order and leaves the rest to the
+    diagonal. For let a matching cost c, and let i be the first index with |a_i - b_i| > c, say a_i > b_i + c. Were
+    a_1, ..., a_i all matched, one of them would have a partner of at most b_i, at a cost above c; so one goes to the
+    diagonal, and a_i <= 2c. Then b_i < a_i - c <= c, and k = i - 1 costs at most c.
     """
     n = max(len(a), len(b)) + 1
     a, b = (np.sort(np.pad(deaths, (0, n - len(deaths))))[::-1] for deaths in (a, b))

@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
 from lightning_topo.functional.persistence import Persistence
 
 
 def persistence_entropy(persistence: Persistence) -> tuple[float, ...]:
-    r"""Entropy of the lengths of the bars, per dimension.
+    r"""Shannon entropy of the bar lengths of each dimension.
 
     .. math:: E_k = -\sum_i \frac{\ell_i}{L} \log \frac{\ell_i}{L}, \qquad \ell_i = d_i - b_i, \quad L = \sum_i \ell_i
 
-    over the finite bars of dimension k (arXiv 1701.07857, definition 5). It is the logarithm of the number of bars when
-    they are equally long, and does not change when the cloud is scaled.
+    over the finite bars, with the natural logarithm: 0 for a single bar, log m for m bars of equal length. It does
+    not change with the scale of the cloud, and is stable (arXiv 1803.08304).
 
     Args:
         persistence: Diagrams of a cloud.
 
     Returns:
-        One entropy a dimension, in nats; 0.0 without finite bars.
+        One entropy in nats for each dimension; 0.0 where there is no finite bar.
 
     Example:
         >>> import torch
         >>> from lightning_topo.functional import persistence, persistence_entropy
-        >>> line = torch.tensor([[0.0], [1.0], [2.0], [3.0]])  # three components die at 1
-        >>> persistence_entropy(persistence(line, max_dim=0))
-        (1.0986,)
+        >>> evenly_spaced = torch.arange(5.0)[:, None]  # four merges at equal lengths
+        >>> persistence_entropy(persistence(evenly_spaced))  # log 4
+        (1.3863, 0.0)
     """
-    return tuple(float(torch.special.entr(lengths / lengths.sum()).sum()) for lengths in _lengths(persistence))
+    return tuple(_entropy(_finite_lengths(diagram)) for diagram in persistence.diagrams)
 
 
 def total_persistence(persistence: Persistence, order: float = 1.0) -> tuple[float, ...]:
-    r"""Sum of powers of the lengths of the bars, per dimension.
+    r"""Sum of the bar lengths of each dimension, each to a power.
 
-    .. math:: T_k = \sum_i (d_i - b_i)^{\text{order}}
+    .. math:: P_k = \sum_i (d_i - b_i)^{\text{order}}
 
-    over the finite bars of dimension k (Cohen-Steiner, Edelsbrunner, Harer and Mileyko, Found. Comput. Math. 10, 2010).
+    over the finite bars (Cohen-Steiner, Edelsbrunner, Harer and Mileyko, Found. Comput. Math. 10, 2010). In dimension
+    0 and order 1 it is the length of a minimum spanning tree.
 
     Args:
         persistence: Diagrams of a cloud.
-        order: Positive power; default 1.
+        order: Positive finite power; default 1.
 
     Returns:
-        One sum a dimension, in units of the points to the power ``order``; 0.0 without finite bars.
+        One sum for each dimension, in the points' units to the power ``order``; 0.0 where there is no finite bar.
 
     Raises:
-        ValueError: When the order is not positive.
+        ValueError: When the order is not positive and finite.
 
     Example:
         >>> import torch
         >>> from lightning_topo.functional import persistence, total_persistence
-        >>> total_persistence(persistence(torch.tensor([[0.0], [1.0], [3.0]]), max_dim=0))
-        (3.0,)
+        >>> square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        >>> total_persistence(persistence(square))  # three edges; one loop from 1 to √2
+        (3.0, 0.4142)
     """
-    if not order > 0:
-        raise ValueError(f"total_persistence expects order > 0, but got {order}.")
-    return tuple(float((lengths**order).sum()) for lengths in _lengths(persistence))
+    if not 0.0 < order < math.inf:
+        raise ValueError(f"total_persistence expects a positive finite order, but got {order}.")
+    return tuple(float((_finite_lengths(diagram) ** order).sum()) for diagram in persistence.diagrams)
 
 
-def _lengths(persistence: Persistence) -> list[Tensor]:
-    finite = [diagram[diagram.isfinite().all(1)] for diagram in persistence.diagrams]
-    return [diagram[:, 1] - diagram[:, 0] for diagram in finite]
+def _finite_lengths(diagram: Tensor) -> Tensor:
+    lengths = diagram[:, 1] - diagram[:, 0]
+    return lengths[lengths.isfinite()]
+
+
+def _entropy(lengths: Tensor) -> float:
+    if len(lengths) < 2:
+        return 0.0
+    share = lengths / lengths.sum()
+    return float(-(share.xlogy(share)).sum())
