@@ -3,13 +3,14 @@
     python benchmarks/overhead.py [--seconds 20] [--repeats 5] [--json overhead.json]
 
 Each repetition trains the same network for the same number of steps without a monitor and with each one at its
-defaults, one run after the other in one process; the table has the median of the ratios. The second table is the time of
-one measurement against the number of neurons. One thread, so that a free core does not hide anything.
+defaults, one run after the other in one process; the table has the median of the ratios. The second table is the time
+of one measurement against the number of neurons. One thread, so that a free core does not hide anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
@@ -81,7 +82,7 @@ def mlp() -> tuple[nn.Module, torch.Tensor]:
 def convolutional() -> tuple[nn.Module, torch.Tensor]:
     layers: list[nn.Module] = []
     channels = (1, 64, 128, 256, 256)
-    for width, following in zip(channels, channels[1:], strict=False):
+    for width, following in itertools.pairwise(channels):
         layers += [nn.Conv2d(width, following, 3, padding=1), nn.BatchNorm2d(following), nn.ReLU(), nn.MaxPool2d(2)]
     head = [nn.Flatten(), nn.Linear(1024, 10)]
     return nn.Sequential(*layers, *head), torch.randn(1024, 1, 32, 32)
@@ -150,17 +151,17 @@ def overhead(seconds: float, repeats: int) -> list[dict]:
                 ratios[name].append(value / times["none"])
             print(network, {name: round(value, 2) for name, value in times.items()}, flush=True)
         parameters = sum(p.numel() for p in NETWORKS[network][0]()[0].parameters())
-        for name in list(MONITORS)[1:]:
-            rows.append(
-                {
-                    "network": f"{network} ({parameters / 1e6:.2g} M)",
-                    "monitor": name,
-                    "steps": steps,
-                    "ratio": statistics.median(ratios[name]),
-                    "ratios": ratios[name],
-                    "coverage": coverage[name],
-                }
-            )
+        rows += [
+            {
+                "network": f"{network} ({parameters / 1e6:.2g} M)",
+                "monitor": name,
+                "steps": steps,
+                "ratio": statistics.median(ratios[name]),
+                "ratios": ratios[name],
+                "coverage": coverage[name],
+            }
+            for name in list(MONITORS)[1:]
+        ]
     return rows
 
 

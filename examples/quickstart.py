@@ -1,7 +1,7 @@
 """Train a small digits classifier below, near and above the critical learning rate, and watch its neurons.
 
-Run it with ``make demo``, or with ``python examples/quickstart.py`` where lightning-topo and scikit-learn are installed.
-It takes about a minute, and writes TensorBoard logs to ``runs/quickstart``.
+Run it with ``make demo``, or with ``python examples/quickstart.py`` where lightning-topo and scikit-learn are
+installed. It takes about a minute, and writes TensorBoard logs to ``runs/quickstart``.
 
 The 512 hidden neurons start on a sphere, so that their topology is known: one component, no loop, one void. Each run
 has one callback of each kind in its Trainer; nothing else is special about it.
@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
+from lightning_topo.plots import plot_neuron_cloud, principal_plane
 
 LEARNING_RATES = {"well below": 0.25, "near": 5.0, "above": 30.0}
 N_NEURONS = 512
@@ -55,13 +57,19 @@ class Digits(pl.LightningModule):
 
 
 def start_on_a_sphere(hidden: nn.Linear, readout: nn.Linear) -> None:
-    """Place the neurons [W1[i, :], W2[:, i]] on a 2-sphere of radius 2 in a random three-dimensional subspace of R^74."""
+    """Place the neurons [W1[i, :], W2[:, i]] on a 2-sphere of radius 2 in a random subspace of three dimensions."""
     n, dimension = hidden.out_features, hidden.in_features + readout.out_features
     frame = torch.linalg.qr(torch.randn(dimension, 3)).Q
     points = 2 * nn.functional.normalize(torch.randn(n, 3)) @ frame.T
     with torch.no_grad():
         hidden.weight.copy_(points[:, : hidden.in_features])
         readout.weight.copy_(points[:, hidden.in_features :].T)
+
+
+def neurons(model: Digits) -> Tensor:
+    """The neuron cloud, shape (512, 74)."""
+    (group,) = lt.find_neuron_groups(model, torch.zeros(2, 64))
+    return group.points(model)
 
 
 def digits_loaders() -> tuple[DataLoader, DataLoader]:
@@ -92,8 +100,12 @@ def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(Digits(lr), *digits_loaders())
+    model = Digits(lr)
+    start = neurons(model)
+    trainer.fit(model, *digits_loaders())
     return {
+        "start": start,
+        "end": neurons(model),
         "accuracy": trainer.callback_metrics["val/accuracy"].item(),
         "criticality": max(record.criticality for record in updates.history),
         "broken": updates.broken_updates,
@@ -101,6 +113,15 @@ def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
         "before": topology.history[0].betti,
         "after": topology.history[-1].betti,
     }
+
+
+def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
+    """The neurons of each run at its end, in the plane and the colours of the start."""
+    panels = Figure(figsize=(12.8, 4.2), dpi=100, layout="constrained").subplots(1, len(rows))
+    for ax, (name, row) in zip(panels, rows.items(), strict=True):
+        plot_neuron_cloud(row["end"], start=row["start"], plane=principal_plane(row["start"]), ax=ax)
+        ax.set_title(f"η = {LEARNING_RATES[name]:g}, {name} η*: accuracy {row['accuracy']:.2f}")
+    panels[0].figure.savefig(path)
 
 
 def main() -> None:
@@ -114,13 +135,17 @@ def main() -> None:
 
     rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
 
-    print(f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}{'b0 b1 b2 before':>18}{'after':>14}")
+    print(
+        f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}{'b0 b1 b2 before':>18}{'after':>14}"
+    )
     for name, row in rows.items():
         print(
             f"{LEARNING_RATES[name]:<6g}{name + ' η*':16}{row['accuracy']:>9.3f}{row['criticality']:>11.3g}"
             f"{row['broken']:>9} of {row['updates']}{row['before']!s:>18}{row['after']!s:>14}"
         )
-    print(f"\nSee it in TensorBoard:  tensorboard --logdir {options.log_dir}")
+    draw(rows, options.log_dir / "neurons.png")
+    print(f"\nThe neurons at the end: {options.log_dir / 'neurons.png'}")
+    print(f"See it in TensorBoard:  tensorboard --logdir {options.log_dir}")
 
     assert rows["well below"]["broken"] == 0, "below η* every update is one-to-one on the neurons"
     assert rows["well below"]["before"] == rows["well below"]["after"], "below η* the topology is kept"

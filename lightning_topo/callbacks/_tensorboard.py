@@ -6,14 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-def write_figures(trainer: Any, figures: dict[str, Figure], step: int) -> None:
-    """Add the figures to every TensorBoard logger of the Trainer."""
+def write_figures(trainer: Any, figures: dict[str, Axes]) -> None:
+    """Add the figures of some axes to every TensorBoard logger of the Trainer, under the current step."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
     for logger in _tensorboard_loggers(trainer):
-        for tag, figure in figures.items():
-            logger.experiment.add_figure(tag, figure, global_step=step)
+        for tag, ax in figures.items():
+            logger.experiment.add_figure(tag, ax.figure, global_step=step)
 
 
 def write_layout(trainer: Any) -> None:

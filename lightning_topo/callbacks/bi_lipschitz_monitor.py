@@ -124,7 +124,8 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         charts = {"learning rate η and critical learning rate η*": _tags("bilipschitz", "learning_rate", "critical_lr")}
         for group in self._found:
             prefix = f"bilipschitz/{group.name}"
-            charts[f"{group.name}: η and η*"] = _tags(prefix, "learning_rate", "critical_lr")
+            if len(self._found) > 1:
+                charts[f"{group.name}: η and η*"] = _tags(prefix, "learning_rate", "critical_lr")
             charts[f"{group.name}: lower and upper constant"] = _tags(prefix, "lower", "upper")
         return charts
 

@@ -27,7 +27,7 @@ from lightning_topo.neurons import NeuronGroup
 from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         self._last: dict[str, _Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
+        self._undrawn: dict[str, _Snapshot] = {}
         self._measured_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,7 +186,11 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what training ended with."""
         if self._found:
-            self._measure(trainer, pl_module, last=True)
+            self._measure(trainer, pl_module)
+            with self.never_fatal():
+                for name, snapshot in self._undrawn.items():
+                    write_figures(trainer, self._draw(name, snapshot))
+                self._undrawn = {}
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -202,20 +207,20 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         n, most = group.n_units(model), int(max(snapshot.indices.max(), self._betti_indices[name].max()))
         return most < n and group.points(model, [0]).shape[1] == snapshot.points.shape[1]
 
-    def _measure(self, trainer: Any, model: Any, last: bool = False) -> None:
+    def _measure(self, trainer: Any, model: Any) -> None:
         if self._measured_at == trainer.global_step:
             return  # gradient accumulation, or the end right after a due step
         metrics: dict[str, float] = {}
         for group in self._found:
             if self._budget.admits(group.name):
                 with self.never_fatal(), self._budget.spending(model.device):
-                    metrics |= self._measure_group(group, trainer, model, last)
+                    metrics |= self._measure_group(group, trainer, model)
         self._measured_at = trainer.global_step
         if metrics:
             with self._budget.spending():
                 self.write(trainer, metrics)
 
-    def _measure_group(self, group: NeuronGroup, trainer: Any, model: Any, last: bool) -> dict[str, float]:
+    def _measure_group(self, group: NeuronGroup, trainer: Any, model: Any) -> dict[str, float]:
         points = group.points(model)
         step = logger_step(trainer)
         if not bool(points.isfinite().all()):
@@ -236,8 +241,10 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
             snapshot.diagrams.diameter,
         )
         self.remember([record])
-        if self.figures and has_tensorboard(trainer) and (last or self._n_measured[group.name].bit_count() == 1):
-            write_figures(trainer, self._figures(group.name, snapshot), step)
+        if self.figures and has_tensorboard(trainer):
+            self._undrawn[group.name] = snapshot
+            if self._n_measured[group.name].bit_count() == 1:
+                write_figures(trainer, self._draw(group.name, self._undrawn.pop(group.name)))
         return _metrics(record)
 
     def _snapshot(self, name: str, points: Tensor) -> tuple[_Snapshot, float]:
@@ -260,7 +267,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         way = bi_lipschitz(last, now, eps=0.0)
         return way.n_unresolved == 0 and 0.5 * math.log(way.distortion) <= self.tolerance
 
-    def _figures(self, name: str, snapshot: _Snapshot) -> dict[str, Figure]:
+    def _draw(self, name: str, snapshot: _Snapshot) -> dict[str, Axes]:
         start = self._first[name].points
         plane = None if start.shape[1] == 2 else principal_plane(start)
         axes = {
@@ -268,7 +275,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
             "barcode": plot_barcode(snapshot.diagrams, scale=self.scale),
             "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
         }
-        return {f"topology/{name}/{kind}": ax.figure for kind, ax in axes.items()}
+        return {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}
 
 
 def _covering_radius(points: Tensor, sample: Tensor) -> float:

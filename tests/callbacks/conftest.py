@@ -15,7 +15,13 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.make_optimizer = make_optimizer
         self.net = nn.Sequential(
-            nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(12, 8),
+            nn.Tanh(),
+            nn.Linear(8, 3),
         )
         self.seen = []
 

@@ -82,9 +82,7 @@ def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, da
 
     def run(tolerance):
         calls.clear()
-        monitor = lt.PersistenceMonitor(
-            groups="net.0", max_overhead=None, every_n_train_steps=1, tolerance=tolerance
-        )
+        monitor = lt.PersistenceMonitor(groups="net.0", max_overhead=None, every_n_train_steps=1, tolerance=tolerance)
         trainer([monitor]).fit(classifier(), data())
         return monitor.history, len(calls)
 

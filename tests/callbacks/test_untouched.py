@@ -96,10 +96,12 @@ def outcome(module, trainer_instance):
         "weights": {name: value.clone() for name, value in module.state_dict().items()},
         "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
         "optimizers": states,
-        "random": (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()),
+        "random": (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()),  # noqa: NPY002
         "batches": module.seen,
         "metrics": {k: v for k, v in trainer_instance.callback_metrics.items() if "/" not in k},
-        "hooks": [len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer_instance.optimizers],
+        "hooks": [
+            len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer_instance.optimizers
+        ],
         "attributes": sorted(vars(module)),
         "training": [m.training for m in module.modules()],
         "steps": trainer_instance.global_step,
@@ -108,7 +110,7 @@ def outcome(module, trainer_instance):
 
 def same(a, b):
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b) or (a.isnan() == b.isnan()).all() and torch.equal(a.nan_to_num(), b.nan_to_num())
+        return torch.equal(a, b) or ((a.isnan() == b.isnan()).all() and torch.equal(a.nan_to_num(), b.nan_to_num()))
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
     if isinstance(a, dict):
@@ -238,5 +240,7 @@ def test_the_other_import_name(tmp_path, data):
         )
 
     callbacks = assert_untouched(make, make_trainer, data)
-    assert all(isinstance(callback, (lightning.Callback)) and isinstance(callback, pl.Callback) for callback in callbacks)
+    assert all(
+        isinstance(callback, (lightning.Callback)) and isinstance(callback, pl.Callback) for callback in callbacks
+    )
     assert all(callback.history for callback in callbacks)
