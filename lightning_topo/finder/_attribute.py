@@ -36,7 +36,7 @@ class LearningRateAttribute:
             names = " or ".join(repr(candidate.name) for candidate in candidates)
             raise AttributeError(
                 f"expected {type(module).__name__} to keep its learning rate in an attribute, or an entry of hparams, "
-                f"named {names}, but there is none; pass attr_name=..., or update_attr=False to leave the model as it is"
+                f"named {names}, but there is none; pass attr_name=..., or update_attr=False to change nothing"
             )
         value = found.get()
         if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:

@@ -26,8 +26,8 @@ class BatchStream:
 
     Args:
         trainer: A Trainer within ``fit``, its training data set up.
-        order: 0 leaves samplers and generators as they stand (a sampler with ``set_epoch`` gives the present epoch's very
-            batches); any other number shuffles anew.
+        order: 0 leaves samplers and generators as they stand (a sampler with ``set_epoch`` gives the present epoch's
+            very batches); any other number shuffles anew.
     """
 
     def __init__(self, trainer: Any, order: int = 0) -> None:

@@ -141,13 +141,7 @@ class TopologicalLearningRateFinder(Callback):
     def _find_groups(self, module: Any, batch: Any) -> Sequence[NeuronGroup]:
         declared = getattr(module, "example_input_array", None) is not None
         with random_state_kept():
-            groups = select_groups(module, self._groups, None if declared else example_inputs_from_batch(module, batch))
-        if not groups:
-            raise ValueError(
-                f"expected {type(module).__name__} to have a group of exchangeable neurons, but found none; pass "
-                "groups=[NeuronGroup(...)] to name them by hand"
-            )
-        return groups
+            return select_groups(module, self._groups, None if declared else example_inputs_from_batch(module, batch))
 
     def _advise(self) -> None:
         assert self.result is not None
@@ -166,7 +160,7 @@ class TopologicalLearningRateFinder(Callback):
             separator = logger.group_separator
             logger.log_metrics({f"lr_find{separator}{name}": value for name, value in values.items()}, step=step)
             if trainer.is_global_zero and hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure("lr_find", self.result.plot(), step)
+                logger.experiment.add_figure("lr_find", self.result.plot(safety=self._safety).figure, step)
         device = trainer.strategy.root_device
         metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in values.items()}
         trainer.callback_metrics.update(metrics)

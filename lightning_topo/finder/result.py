@@ -85,11 +85,11 @@ class TopologicalLRResult:
             raise ValueError(f"expected 0 < safety <= 1, got {safety}")
         return None if self.critical_lr is None else safety * self.critical_lr
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Plot largest κ and final loss of each trial, the bracket, η* and the suggestion; see ``plots``."""
+    def plot(self, ax: Axes | None = None, safety: float = DEFAULT_SAFETY) -> Axes:
+        """Plot largest κ and last loss of each trial, the bracket, η* and the suggestion; see ``plot_lr_search``."""
         from lightning_topo.plots.finder import plot_lr_search
 
-        return plot_lr_search(self, ax)
+        return plot_lr_search(self, ax, safety=safety)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as dictionaries, lists, strings and finite numbers; ``inf`` and ``nan`` become strings."""

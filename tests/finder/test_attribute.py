@@ -45,7 +45,7 @@ def test_no_attribute(model):
 
 
 def test_missing_name_is_named():
-    with pytest.raises(AttributeError, match="'optim.eta'"):
+    with pytest.raises(AttributeError, match=r"'optim\.eta'"):
         LearningRateAttribute.find(SimpleNamespace(lr=0.1), name="optim.eta")
 
 

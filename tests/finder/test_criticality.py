@@ -21,7 +21,7 @@ def meter(n=60, dimension=20, floor=0.5):
 @pytest.mark.parametrize("drift", [0.0, 0.3])
 def test_screened_criticality_is_exact_from_the_floor_on(monkeypatch, scale, drift):
     monkeypatch.setattr(_criticality, "_ALWAYS_EXACT", 0)
-    model, screened = meter()
+    _, screened = meter()
     generator = torch.Generator().manual_seed(1)
     start = screened.points()
     screened.criticality(start, start + 1e-3)  # keeps the distances of the start

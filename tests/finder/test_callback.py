@@ -1,0 +1,287 @@
+import json
+import pickle
+import warnings
+
+import lightning.pytorch as lightning
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
+from torch.optim import SGD
+
+from lightning_topo.finder import TopologicalLearningRateFinder, TopologicalLRResult
+
+HOLD = 6
+
+
+def finder(**options):
+    return TopologicalLearningRateFinder(**{"hold_steps": HOLD, **options})
+
+
+def test_trains_at_the_suggestion(lab):
+    search, model = finder(safety=0.25), lab.model()
+    trainer = lab.trainer(callbacks=[search])
+    trainer.fit(model, lab.loader())
+    assert search.result.status == "found"
+    assert search.optimal_lr == 0.25 * search.result.critical_lr
+    assert model.lr == trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
+    assert trainer.global_step == 24
+
+
+def test_update_attr_false_changes_no_rate(lab):
+    search, model = finder(update_attr=False), lab.model()
+    del model.lr
+    model.make_optimizer = lambda m: SGD(m.parameters(), lr=0.02)
+    trainer = lab.trainer(max_steps=1, callbacks=[search])
+    trainer.fit(model, lab.loader())
+    assert search.result.status == "found"
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.02
+
+
+def test_rate_is_in_units_of_the_attribute(lab):
+    """Two attributes that differ by a factor, for the same optimizer: η* differs by that factor."""
+    results = []
+    for scale in (1.0, 10.0):
+        search = finder(update_attr=False, tolerance=0.01)
+        model = lab.model(lr=0.05 * scale, optimizer=lambda m, scale=scale: SGD(m.parameters(), lr=m.lr / scale))
+        torch.manual_seed(0)
+        lab.trainer(max_steps=1, callbacks=[search]).fit(model, lab.loader())
+        results.append(search.result.critical_lr)
+    assert results[1] == pytest.approx(10 * results[0], rel=0.02)
+
+
+def test_logged_once_to_every_logger(lab, tmp_path):
+    class Board(TensorBoardLogger):
+        figures: list[tuple] = []
+
+        @property
+        def experiment(self):
+            writer = super().experiment
+            writer.add_figure = lambda tag, figure, step: self.figures.append((tag, step))
+            return writer
+
+    recording, search = lab.RecordingLogger(), finder()
+    board = Board(tmp_path)
+    trainer = lab.trainer(callbacks=[search], logger=[recording, board], log_every_n_steps=1)
+    trainer.fit(lab.model(), lab.loader())
+    rows = [row for row in recording.rows if isinstance(row, tuple) and "lr_find/critical_lr" in row[1]]
+    low, high = search.result.bracket
+    assert rows == [
+        (0, {
+            "lr_find/critical_lr": search.result.critical_lr, "lr_find/suggestion": search.optimal_lr,
+            "lr_find/held": low, "lr_find/broke": high, "lr_find/steps": search.result.total_steps,
+        })
+    ]  # fmt: skip
+    assert board.figures == [("lr_find", 0)]
+    assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(search.result.critical_lr)
+    assert trainer.callback_metrics["lr_find/steps"] == search.result.total_steps
+
+
+def test_other_callbacks_see_the_found_rate_from_the_first_step(lab):
+    search = finder()
+    logger = lab.RecordingLogger()
+    trainer = lab.trainer(max_steps=1, callbacks=[search, LearningRateMonitor()], logger=logger, log_every_n_steps=1)
+    trainer.fit(lab.model(), lab.loader())
+    rates = [row[1]["lr-SGD"] for row in logger.rows if "lr-SGD" in row[1]]
+    assert rates == [search.optimal_lr]
+
+
+def test_resumed_run_does_not_search_again(lab, tmp_path):
+    search = finder()
+    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+    lab.trainer(max_epochs=1, callbacks=[search, checkpoint], enable_checkpointing=True).fit(lab.model(), lab.loader())
+    resumed, recording = finder(), lab.RecordingLogger()
+    trainer = lab.trainer(max_epochs=2, callbacks=[resumed], logger=recording)
+    trainer.fit(lab.model(), lab.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.result == search.result
+    assert trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
+    assert not any("lr_find/critical_lr" in row[1] for row in recording.rows if isinstance(row, tuple))
+
+
+def test_state_is_primitive_and_comes_back(lab):
+    search = finder()
+    assert search.state_dict() == {"result": None}
+    lab.trainer(max_steps=1, callbacks=[search]).fit(lab.model(), lab.loader())
+    back = finder()
+    back.load_state_dict(json.loads(json.dumps(search.state_dict(), allow_nan=False)))
+    assert repr(back.result) == repr(search.result)
+
+
+def test_second_fit_keeps_the_result(lab):
+    search, model = finder(), lab.model()
+    lab.trainer(max_steps=1, callbacks=[search]).fit(model, lab.loader())
+    first = search.result
+    lab.trainer(max_steps=1, callbacks=[search]).fit(model, lab.loader())
+    assert search.result is first
+
+
+def test_picklable_before_the_fit():
+    assert pickle.loads(pickle.dumps(finder(safety=0.3))).optimal_lr is None
+
+
+def test_both_import_names(lab, tmp_path):
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.05
+            self.net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return SGD(self.parameters(), lr=self.lr)
+
+    search = finder(groups="net.0")
+    assert isinstance(search, (lightning.Callback, pl.Callback))
+    trainer = lightning.Trainer(
+        max_steps=2, callbacks=[search], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, accelerator="cpu",
+    )  # fmt: skip
+    model = Model()
+    trainer.fit(model, lab.loader())
+    assert search.result.status == "found"
+    assert model.lr == search.optimal_lr
+
+
+def test_progress_bar_follows_the_trainers(lab, capfd):
+    for enabled in (False, True):
+        lab.trainer(max_steps=1, callbacks=[finder()], enable_progress_bar=enabled).fit(lab.model(), lab.loader())
+        assert ("Critical learning rate" in capfd.readouterr().err) == enabled
+
+
+def test_groups_are_selected(lab):
+    search = finder(groups="net.0", update_attr=False)
+    lab.trainer(max_steps=1, callbacks=[search]).fit(lab.model(), lab.loader())
+    assert {trial.group for trial in search.result.trials} == {"net.0"}
+
+
+@pytest.mark.parametrize(("status", "options"), [("not_reached", {"max_lr": 1e-6}), ("below_min", {"min_lr": 10.0})])
+def test_rate_stays_where_no_critical_one_is_found(lab, status, options):
+    search, model = finder(**options), lab.model()
+    trainer = lab.trainer(max_steps=1, callbacks=[search])
+    with pytest.warns(UserWarning, match="stays as it is"):
+        trainer.fit(model, lab.loader())
+    assert search.result.status == status
+    assert search.optimal_lr is None
+    assert model.lr == trainer.optimizers[0].param_groups[0]["lr"] == 0.05
+
+
+def test_fast_dev_run_is_left_out(lab):
+    search = finder()
+    with pytest.warns(UserWarning, match="fast_dev_run"):
+        lab.trainer(fast_dev_run=2, callbacks=[search]).fit(lab.model(), lab.loader())
+    assert search.result is None
+
+
+class NoGroup(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.lr, self.net = 0.1, nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return SGD(self.parameters(), lr=self.lr)
+
+
+def bad_input(lab, kind):
+    """A model, and the error that a search of it has to raise."""
+    if kind == "no attribute":
+        model = lab.model()
+        model.make_optimizer = lambda m: SGD(m.parameters(), lr=0.1)
+        del model.lr
+        return model, AttributeError, "attr_name="
+    if kind == "nan loss":
+
+        class Diverged(lab.Classifier):
+            def training_step(self, batch, batch_idx):
+                return super().training_step(batch, batch_idx) * float("nan")
+
+        return lab.model(cls=Diverged), ValueError, "finite training loss"
+    if kind == "no group":
+        return NoGroup(), ValueError, "no exchangeable units"
+    if kind == "no rate":
+
+        class OwnRate(SGD):
+            def __init__(self, params):
+                super().__init__(params, lr=0.1)
+                self.param_groups[0]["lr"] = None
+
+            def step(self, closure=None):
+                return closure()
+
+        return lab.model(optimizer=lambda m: OwnRate(m.parameters())), ValueError, "can be set"
+    if kind == "no step":
+
+        class Idle(lab.Classifier):
+            def __init__(self):
+                super().__init__()
+                self.automatic_optimization = False
+
+            def training_step(self, batch, batch_idx):
+                return self.loss(batch)
+
+        return lab.model(cls=Idle), RuntimeError, "optimizer steps"
+
+    class OwnBatches(lab.Classifier):
+        def training_step(self, dataloader_iter):
+            batch, batch_idx, _ = next(dataloader_iter)
+            return super().training_step(batch, batch_idx)
+
+    return lab.model(cls=OwnBatches), TypeError, "dataloader_iter"
+
+
+@pytest.mark.parametrize("kind", ["no attribute", "nan loss", "no group", "no rate", "no step", "own batches"])
+@pytest.mark.parametrize("before_fit", [False, True])
+def test_bad_input_is_an_error_and_changes_nothing(lab, kind, before_fit):
+    model, error, message = bad_input(lab, kind)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = lab.trainer(callbacks=[] if before_fit else [finder()])
+    callbacks = list(trainer.callbacks)
+    from lightning_topo.finder import topological_lr_find
+
+    with pytest.raises(error, match=message):
+        if before_fit:
+            topological_lr_find(trainer, model, lab.loader(), hold_steps=HOLD)
+        else:
+            trainer.fit(model, lab.loader())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert trainer.callbacks == callbacks
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_lr": 1.0, "max_lr": 0.1},
+        {"hold_steps": 0},
+        {"hold_steps": 2.5},
+        {"orders": 0},
+        {"safety": 0.0},
+        {"tolerance": 0.0},
+    ],
+)
+def test_bad_options(options):
+    with pytest.raises(ValueError, match="expected"):
+        TopologicalLearningRateFinder(**options)
+
+
+def test_documented_defaults():
+    search = TopologicalLearningRateFinder()
+    assert search.result is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search.load_state_dict({"result": TopologicalLRResult("found", (1.0, 1.0), ()).to_dict()})
+    assert search.optimal_lr == 0.5
