@@ -135,9 +135,8 @@ def main() -> None:
 
     rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
 
-    print(
-        f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}{'b0 b1 b2 before':>18}{'after':>14}"
-    )
+    print(f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}", end="")
+    print(f"{'b0 b1 b2 before':>18}{'after':>14}")
     for name, row in rows.items():
         print(
             f"{LEARNING_RATES[name]:<6g}{name + ' η*':16}{row['accuracy']:>9.3f}{row['criticality']:>11.3g}"

@@ -9,6 +9,7 @@ import torch
 import lightning_topo as lt
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Lightning's use of jsonargparse
 @pytest.mark.parametrize("import_name", ["pytorch_lightning", "lightning.pytorch"])
 def test_lightning_cli(import_name, tmp_path, data, monkeypatch):
     cli = pytest.importorskip(f"{import_name}.cli")
