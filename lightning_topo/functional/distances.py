@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Distances are right to this share of the cloud's diameter: lengths that differ by less count as equal.
 ROUNDING = 1e-12
+# Squares of larger coordinates may overflow.
+_LARGEST = 1e150
 # Up to this many coordinates direct differences are as fast as a matrix product.
 _DIRECT_DIMENSION = 16
 # |x - y|² is trusted from the matrix product down to this share of |x|² + |y|²: there the error of |x - y| is 1e-13.
@@ -28,7 +30,7 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
 
     Raises:
         ValueError: When the shape is not (n, D) with n >= 1 and D >= 1, the type is not floating point, or a value is
-            not finite.
+            not finite or above 1e150 in absolute value.
     """
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(
@@ -36,10 +38,13 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
         )
     if not points.is_floating_point():
         raise ValueError(f"{caller} expects floating-point points, but got {points.dtype}: convert them with .float().")
-    if not bool(points.isfinite().all()):
-        raise ValueError(f"{caller} expects finite points, but some are NaN or infinite: leave those out first.")
     points = points.detach()
-    return (points.cpu() if points.device.type == "mps" else points).double()
+    points = (points.cpu() if points.device.type == "mps" else points).double()
+    if not bool(points.abs().amax() <= _LARGEST):
+        raise ValueError(
+            f"{caller} expects finite points, but some are NaN, infinite or above {_LARGEST:g}: leave those out first."
+        )
+    return points
 
 
 def pairwise_distances(points: Tensor) -> Tensor:
@@ -71,13 +76,13 @@ def pairwise_distances(points: Tensor) -> Tensor:
     if x.shape[1] <= _DIRECT_DIMENSION:
         return _direct(x, x)
     n = len(x)
-    x = x - x.mean(0)
-    norms = x.square().sum(1)
-    distances = x.new_zeros(n, n)
+    distances = x.new_empty(n, n)
+    centred = x - x.mean(0)
+    norms = torch.linalg.vecdot(centred, centred)
     rows = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // n)
     for start in range(0, n, rows):
         stop = min(n, start + rows)
-        block = _upper_block(x, norms, start, stop)
+        block = _upper_block(x, centred, norms, start, stop)
         distances[start:stop, start:] = block
         distances[start:, start:stop] = block.T
     return distances
@@ -92,10 +97,10 @@ def _direct(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _upper_block(x: Tensor, norms: Tensor, start: int, stop: int) -> Tensor:
+def _upper_block(x: Tensor, centred: Tensor, norms: Tensor, start: int, stop: int) -> Tensor:
     """Distances of the rows start:stop to all points from ``start`` on; its leading square is symmetric."""
     sums = norms[start:stop, None] + norms[None, start:]
-    squared = torch.addmm(sums, x[start:stop], x[start:].T, alpha=-2.0)
+    squared = torch.addmm(sums, centred[start:stop], centred[start:].T, alpha=-2.0)
     close = squared < sums.mul_(_TRUSTED_SHARE)
     i, j = close.triu_(1).nonzero(as_tuple=True)
     for part in range(0, len(i), chunk := max(1, _GATHER_ELEMENTS // x.shape[1])):
