@@ -139,9 +139,12 @@ class TopologicalLearningRateFinder(Callback):
         return self._search.result(state)
 
     def _find_groups(self, module: Any, batch: Any) -> Sequence[NeuronGroup]:
+        by_hand = isinstance(self._groups, list) and all(isinstance(group, NeuronGroup) for group in self._groups)
         declared = getattr(module, "example_input_array", None) is not None
+        # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
+        example = None if by_hand or declared else example_inputs_from_batch(module, batch)
         with random_state_kept():
-            return select_groups(module, self._groups, None if declared else example_inputs_from_batch(module, batch))
+            return select_groups(module, self._groups, example)
 
     def _advise(self) -> None:
         assert self.result is not None

@@ -92,7 +92,8 @@ def _launch(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, datam
     _shield(trainer, _SearchAndStop(finder, trainer.progress_bar_callback is not None))
     run = partial(_private_fit, trainer, finder, model, train_dataloaders, datamodule)
     launcher = trainer.strategy.launcher
-    return run() if launcher is None else launcher.launch(run)
+    # Launchers move what they bring back between devices, and refuse frozen dataclasses.
+    return TopologicalLRResult.from_dict(run() if launcher is None else launcher.launch(run))
 
 
 def _shield(trainer: Any, only: Callback) -> None:
@@ -111,7 +112,7 @@ def _shield(trainer: Any, only: Callback) -> None:
         progress.reset()
 
 
-def _private_fit(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, datamodule: Any) -> TopologicalLRResult:
+def _private_fit(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, datamodule: Any) -> dict[str, Any]:
     try:
         trainer._fit_impl(model, train_dataloaders, None, datamodule)
     except _SearchDoneError:
@@ -124,7 +125,7 @@ def _private_fit(trainer: Any, finder: Any, model: Any, train_dataloaders: Any, 
             "expected the trainer to reach a training batch, but it reached none; check the training data, "
             "limit_train_batches, max_epochs and max_steps"
         )
-    return finder.result
+    return finder.result.to_dict()
 
 
 def _nothing() -> None:

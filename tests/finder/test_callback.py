@@ -1,6 +1,7 @@
 import json
 import pickle
 import warnings
+from functools import partial
 
 import lightning.pytorch as lightning
 import pytest
@@ -11,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import SGD
 
-from lightning_topo.finder import TopologicalLearningRateFinder, TopologicalLRResult
+from lightning_topo.finder import TopologicalLearningRateFinder, TopologicalLRResult, topological_lr_find
 
 HOLD = 6
 
@@ -54,15 +55,13 @@ def test_rate_is_in_units_of_the_attribute(lab):
 
 def test_logged_once_to_every_logger(lab, tmp_path):
     class Board(TensorBoardLogger):
-        figures: list[tuple] = []
-
         @property
         def experiment(self):
             writer = super().experiment
-            writer.add_figure = lambda tag, figure, step: self.figures.append((tag, step))
+            writer.add_figure = lambda tag, figure, step: figures.append((tag, step))
             return writer
 
-    recording, search = lab.RecordingLogger(), finder()
+    figures, recording, search = [], lab.RecordingLogger(), finder()
     board = Board(tmp_path)
     trainer = lab.trainer(callbacks=[search], logger=[recording, board], log_every_n_steps=1)
     trainer.fit(lab.model(), lab.loader())
@@ -74,7 +73,7 @@ def test_logged_once_to_every_logger(lab, tmp_path):
             "lr_find/held": low, "lr_find/broke": high, "lr_find/steps": search.result.total_steps,
         })
     ]  # fmt: skip
-    assert board.figures == [("lr_find", 0)]
+    assert figures == [("lr_find", 0)]
     assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(search.result.critical_lr)
     assert trainer.callback_metrics["lr_find/steps"] == search.result.total_steps
 
@@ -82,7 +81,12 @@ def test_logged_once_to_every_logger(lab, tmp_path):
 def test_other_callbacks_see_the_found_rate_from_the_first_step(lab):
     search = finder()
     logger = lab.RecordingLogger()
-    trainer = lab.trainer(max_steps=1, callbacks=[search, LearningRateMonitor()], logger=logger, log_every_n_steps=1)
+    trainer = lab.trainer(
+        max_steps=1,
+        callbacks=[search, LearningRateMonitor(logging_interval="step")],
+        logger=logger,
+        log_every_n_steps=1,
+    )
     trainer.fit(lab.model(), lab.loader())
     rates = [row[1]["lr-SGD"] for row in logger.rows if "lr-SGD" in row[1]]
     assert rates == [search.optimal_lr]
@@ -250,13 +254,9 @@ def test_bad_input_is_an_error_and_changes_nothing(lab, kind, before_fit):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer = lab.trainer(callbacks=[] if before_fit else [finder()])
     callbacks = list(trainer.callbacks)
-    from lightning_topo.finder import topological_lr_find
-
+    run = partial(topological_lr_find, trainer, hold_steps=HOLD) if before_fit else trainer.fit
     with pytest.raises(error, match=message):
-        if before_fit:
-            topological_lr_find(trainer, model, lab.loader(), hold_steps=HOLD)
-        else:
-            trainer.fit(model, lab.loader())
+        run(model, lab.loader())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert trainer.callbacks == callbacks
     assert trainer.global_step == 0

@@ -11,6 +11,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.neurons import find_neuron_groups
 
 HOLD = 6
 
@@ -74,14 +75,15 @@ def test_3_parameter_groups_keep_their_ratio(lab):
 
     during = []
 
-    class Spy(SGD):
-        def step(self, closure=None):
-            during.append([group["lr"] for group in self.param_groups])
-            return super().step(closure)
+    class Spy(lab.Classifier):
+        def on_before_zero_grad(self, optimizer):
+            during.append([group["lr"] for group in optimizer.param_groups])
 
     search = finder()
     trainer = lab.trainer(max_steps=1, callbacks=[search])
-    trainer.fit(lab.model(optimizer=groups), lab.loader())
+    trainer.fit(lab.model(cls=Spy, optimizer=groups), lab.loader())
+    assert len(during) > HOLD
+    assert all(second == pytest.approx(first / 10) for first, second in during)
     rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
     assert rates == pytest.approx([search.optimal_lr, search.optimal_lr / 10])
 
@@ -212,7 +214,8 @@ def test_10_hyperparameters_with_custom_objects_and_no_file_left(lab, tmp_path):
 
     model = lab.model(Custom(), cls=Hyper)
     custom, lock = model.hparams.custom, model.lock
-    result = topological_lr_find(lab.trainer(), model, lab.loader(), hold_steps=HOLD)
+    groups = list(find_neuron_groups(lab.model()))
+    result = topological_lr_find(lab.trainer(), model, lab.loader(), hold_steps=HOLD, groups=groups)
     assert result.status == "found"
     assert model.hparams.custom is custom
     assert model.lock is lock
