@@ -21,7 +21,7 @@ class Witness(pl.Callback):
 
     def on_train_end(self, trainer, pl_module):
         seen = {
-            "weights": [value.double().sum().item() for value in pl_module.state_dict().values()],
+            "weights": [value.double().sum().item() for value in pl_module.parameters()],
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "batches": pl_module.seen,
             "result": self.finder.result.to_dict() if self.finder else None,
