@@ -53,9 +53,9 @@ class Sandbox:
 
     def run(self, watch: Watch | None = None) -> Any:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
-        call = self.call.map(Tensor.clone)  # a forward pass may write to its input
         with ExitStack() as stack:
             _enter_plain_computation(stack, self.model)
+            call = self.call.map(Tensor.clone)  # a forward pass may write to its input
             if self.in_double:
                 stack.enter_context(_InDouble())
             self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
@@ -63,6 +63,7 @@ class Sandbox:
         return self.output
 
 
+@torch.inference_mode(False)  # whose tensors could not be changed in place
 def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | None = None) -> Sandbox:
     """Copy ``model`` and run the first call for ``example_input`` that works, in double precision if it can.
 
@@ -172,6 +173,7 @@ def _enter_plain_computation(stack: ExitStack, model: nn.Module) -> None:
     """No gradients, fused kernels, compilation, warnings or lasting use of random numbers."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = [device.index for device in devices if device.type == "cuda"]
+    stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.no_grad())
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")

@@ -13,6 +13,8 @@ from lightning_topo.neurons.discovery import find_neuron_groups
 from lightning_topo.neurons.group import NeuronGroup
 from lightning_topo.neurons.symmetry import asymmetric
 
+_EXPECTED = "groups must be None, a glob, a list of globs or a list of NeuronGroup"
+
 Groups = str | Sequence[str] | Sequence[NeuronGroup] | None
 
 
@@ -41,10 +43,12 @@ def select_groups(model: nn.Module, groups: Groups = None, example_input: Any = 
         ['2']
     """
     asked = [groups] if isinstance(groups, (str, NeuronGroup)) else groups
+    if asked is not None and not isinstance(asked, Sequence):
+        raise TypeError(f"{_EXPECTED}, got {groups!r}")
     globs = [group for group in asked or () if isinstance(group, str)]
     given = [group for group in asked or () if isinstance(group, NeuronGroup)]
     if asked is not None and max(len(globs), len(given)) < len(asked):
-        raise TypeError(f"groups must be None, a glob, a list of globs or a list of NeuronGroup, got {groups!r}")
+        raise TypeError(f"{_EXPECTED}, got {groups!r}")
     if given:
         return _by_hand(model, tuple(given), example_input)
     return _by_name(find_neuron_groups(model, example_input), None if asked is None else globs, model)

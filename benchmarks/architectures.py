@@ -1,0 +1,239 @@
+"""Which neurons are found in which architecture: one row each, printed as a Markdown table and written as JSON.
+
+Run: python benchmarks/architectures.py [--json architectures.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from lightning_topo.neurons import discover_neurons, is_permutation_symmetric
+
+KINDS = ("residual", "heads", "query_heads", "keys", "values", "groups")
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions with BatchNorm, and a shortcut."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.downsample = nn.Sequential()
+        if stride != 1 or n_in != n_out:
+            self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + self.downsample(x)).relu()
+
+
+class ResNet(nn.Module):
+    """Two stages of two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+        self.layer2 = nn.Sequential(BasicBlock(8, 12, 2), BasicBlock(12, 12))
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 5)."""
+        x = self.layer2(self.layer1(self.bn1(self.conv1(x)).relu()))
+        return self.fc(x.mean((2, 3)))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, LayerNorm over channels, inverted bottleneck, layer scale."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.pwconv1 = nn.Linear(width, 2 * width)
+        self.pwconv2 = nn.Linear(2 * width, width)
+        self.gamma = nn.Parameter(1e-6 * torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.pwconv2(gelu(self.pwconv1(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Recurrent(nn.Module):
+    """Classifier on the last state of a recurrent net."""
+
+    def __init__(self, recurrent: nn.RNNBase) -> None:
+        super().__init__()
+        self.rnn = recurrent
+        self.head = nn.Linear(recurrent.hidden_size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, F) -> (N, 3)."""
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+class EncoderClassifier(nn.Module):
+    """Embedding, ``nn.TransformerEncoder`` and a head on the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 12)
+        layer = nn.TransformerEncoderLayer(12, 3, 18, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, T) -> (N, 4)."""
+        return self.head(self.encoder(self.embedding(tokens)).mean(1))
+
+
+def mlp() -> tuple[nn.Module, Any]:
+    net = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
+    return net, torch.randn(4, 6)
+
+
+def resnet() -> tuple[nn.Module, Any]:
+    return ResNet(), torch.randn(2, 3, 8, 8)
+
+
+def depthwise() -> tuple[nn.Module, Any]:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.Hardswish(),
+        nn.Conv2d(8, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5),
+    )  # fmt: skip
+    return net, torch.randn(2, 3, 10, 10)
+
+
+def convnext() -> tuple[nn.Module, Any]:
+    body = (ConvNeXtBlock(8), ConvNeXtBlock(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3))
+    return nn.Sequential(nn.Conv2d(3, 8, 2, 2), *body), torch.randn(2, 3, 8, 8)
+
+
+def transformer_encoder() -> tuple[nn.Module, Any]:
+    return EncoderClassifier(), torch.randint(20, (2, 5))
+
+
+def gpt2() -> tuple[nn.Module, Any]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=30, n_positions=8, n_embd=12, n_layer=2, n_head=3, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config), torch.randint(30, (2, 6))
+
+
+def bert() -> tuple[nn.Module, Any]:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    shape = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 18}
+    config = BertConfig(vocab_size=30, max_position_embeddings=8, **shape)
+    tokens = torch.randint(30, (2, 6))
+    return BertForSequenceClassification(config), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def vit() -> tuple[nn.Module, Any]:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    shape = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 18}
+    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **shape)), torch.randn(2, 3, 8, 8)
+
+
+def llama() -> tuple[nn.Module, Any]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 18}
+    config = LlamaConfig(vocab_size=30, num_key_value_heads=3, max_position_embeddings=8, **shape)
+    return LlamaForCausalLM(config), torch.randint(30, (2, 6))
+
+
+def t5() -> tuple[nn.Module, Any]:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 12, "d_kv": 4, "d_ff": 18, "num_layers": 2, "num_heads": 3}
+    config = T5Config(vocab_size=30, feed_forward_proj="gated-gelu", decoder_start_token_id=0, **shape)
+    tokens = torch.randint(30, (2, 6))
+    return T5ForConditionalGeneration(config), {"input_ids": tokens, "decoder_input_ids": tokens}
+
+
+def lstm() -> tuple[nn.Module, Any]:
+    return Recurrent(nn.LSTM(4, 6, num_layers=2, batch_first=True)), torch.randn(3, 5, 4)
+
+
+def gru() -> tuple[nn.Module, Any]:
+    return Recurrent(nn.GRU(4, 6, batch_first=True)), torch.randn(3, 5, 4)
+
+
+ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    "MLP": mlp,
+    "BatchNorm ResNet": resnet,
+    "depthwise net": depthwise,
+    "ConvNeXt-like": convnext,
+    "nn.TransformerEncoder": transformer_encoder,
+    "GPT-2": gpt2,
+    "BERT": bert,
+    "ViT": vit,
+    "Llama (GQA, SwiGLU)": llama,
+    "T5 (gated)": t5,
+    "LSTM classifier": lstm,
+    "GRU classifier": gru,
+}
+
+
+def kind(name: str) -> str:
+    last = name.rpartition(".")[2]
+    return last.replace("_", " ") if last in KINDS else "layer units"
+
+
+def row(architecture: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model, example = ARCHITECTURES[architecture]()
+    start = time.perf_counter()
+    found = discover_neurons(model, example)
+    seconds = time.perf_counter() - start
+    return {
+        "architecture": architecture,
+        "groups": dict(Counter(kind(group.name) for group in found.groups)),
+        "verified": sum(is_permutation_symmetric(model, group, example) for group in found.groups),
+        "of": len(found.groups),
+        "uncovered": dict(Counter(axis.reason for axis in found.uncovered)),
+        "seconds": round(seconds, 3),
+    }
+
+
+def counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
+
+
+def main() -> None:
+    """Print the table; write it to the file that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = [row(architecture) for architecture in ARCHITECTURES]
+    print("| architecture | groups by kind | verified | parameter axes in no group, and why |")
+    print("|---|---|---|---|")
+    for r in rows:
+        cells = (r["architecture"], counted(r["groups"]), f"{r['verified']} of {r['of']}", counted(r["uncovered"]))
+        print("| " + " | ".join(cells) + " |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

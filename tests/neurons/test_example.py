@@ -1,0 +1,125 @@
+from collections import UserDict
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_topo.neurons import ExampleCall, example_inputs_from_batch, find_neuron_groups
+from lightning_topo.neurons.example import example_calls, fewer_items
+
+X, Y = torch.zeros(8, 3), torch.zeros(8)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x, scale):
+        return self.fc2(self.fc1(x).relu() * scale)
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def found(model, example):
+    return [group.name for group in find_neuron_groups(model, example)]
+
+
+@pytest.mark.parametrize("batch", [X, (X, Y), [X, Y], ((X, Y), Y), {"input": X, "label": Y}, {"x": X}])
+def test_batches_of_lightning(batch):
+    model = net()
+    assert found(model, example_inputs_from_batch(model, batch)) == ["0"]
+
+
+@pytest.mark.parametrize("batch", [(X, Y[:, None]), {"x": X, "scale": Y[:, None], "label": Y}, [(X, Y[:, None]), Y]])
+def test_batches_for_two_inputs(batch):
+    model = TwoInputs()
+    assert found(model, example_inputs_from_batch(model, batch)) == ["fc1"]
+
+
+def test_entries_that_forward_does_not_name_are_left_out():
+    calls = example_inputs_from_batch(TwoInputs(), {"x": X, "scale": 1, "label": Y})
+    assert set(calls[0].kwargs) == {"x", "scale"}
+
+
+@pytest.mark.parametrize("example", [X, (X,), [X], {"input": X}, ExampleCall((X,)), ExampleCall((), {"input": X})])
+def test_example_inputs(example):
+    assert found(net(), example) == ["0"]
+
+
+def test_mapping_as_one_argument():
+    class OfMapping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, batch):
+            return self.net(batch["x"])
+
+    assert found(OfMapping(), {"x": X}) == ["net.0"]
+
+
+def test_example_input_array_of_the_model():
+    model = TwoInputs()
+    model.example_input_array = (X, 2.0)
+    assert found(model, None) == ["fc1"]
+    model.example_input_array = {"x": X, "scale": 2.0}
+    assert found(model, None) == ["fc1"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        net(),
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 2)),
+        nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 1, 3)),
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)),
+        nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(32, 2)),
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+    ],
+)
+def test_made_up_inputs(model):
+    assert find_neuron_groups(model)
+
+
+def test_made_up_input_for_a_recurrent_net():
+    class Last(nn.Module):
+        def forward(self, output_and_state):
+            return output_and_state[0][:, -1]
+
+    assert found(nn.Sequential(nn.GRU(3, 4, batch_first=True), Last(), nn.Linear(4, 2)), None) == ["0"]
+
+
+def test_nothing_can_be_made_up():
+    model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="no input can be made up for Sequential; pass example_input"):
+        find_neuron_groups(model)
+
+
+def test_few_items_of_one_leading_size():
+    assert fewer_items(ExampleCall((X, {"y": [Y]}))).args[1]["y"][0].shape == (4,)
+    unequal = ExampleCall((X, torch.zeros(2, 9)))
+    assert fewer_items(unequal) is unequal
+    small = ExampleCall((X[:3],))
+    assert fewer_items(small) is small
+
+
+def test_nested_structures_keep_their_types():
+    import typing
+
+    class Pair(typing.NamedTuple):
+        a: torch.Tensor
+        b: int
+
+    changed = ExampleCall((Pair(X, 3), UserDict(x=X), "text")).map(lambda tensor: tensor + 1)
+    assert isinstance(changed.args[0], Pair)
+    assert changed.args[0].a.sum() == 24
+    assert changed.args[1]["x"].sum() == 24
+    assert changed.args[2] == "text"
+
+
+def test_no_example_for_a_mapping_without_string_keys():
+    (call,) = example_calls(net(), {0: X})
+    assert list(call.args[0]) == [0]
