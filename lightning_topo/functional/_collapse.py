@@ -88,17 +88,15 @@ def _collapsible(closed: Tensor, links: Tensor, n_staying: int) -> Tensor:
     width = int(staying.sum(1).max())  # staying members come first
 
     inside = closed.take(members[:, :, None] * len(closed) + members[:, None, :])
-    inside *= real[:, :, None]
     inside *= real[:, None, :]
     towards = inside[:, :, :width] * staying[:, None, :width]
     contained = torch.bmm(inside, towards) == inside.sum(2, keepdim=True)
-    # Of two staying members with equal neighbourhoods the first remains.
-    among = contained[:, :width]
-    contained[:, :width] = (among & ~among.mT) | among.tril(-1)
+    # Staying members give way only to strictly larger ones: one of the largest always remains.
+    contained[:, :width] &= ~contained[:, :width].mT
 
     core = (real & ~contained.any(2)).float()
     reached = torch.bmm(core[:, None], towards)[:, 0]
-    return ((reached == core.sum(1, keepdim=True)) & staying[:, :width]).any(1)
+    return (reached == core.sum(1, keepdim=True)).any(1)
 
 
 def _members(links: Tensor) -> tuple[Tensor, Tensor]:

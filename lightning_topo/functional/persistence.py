@@ -150,8 +150,7 @@ def _holes(distances: NDArray[np.float64], top: int, engine: Engine) -> list[NDA
     ranks, lengths = _ranks(distances)
     engine = _available(engine)
     diagrams = _gudhi(ranks, top) if engine == "gudhi" else _ripser(ranks, top)
-    values = [lengths[diagram.astype(np.int64)] for diagram in diagrams]
-    return [bars[bars[:, 0] < bars[:, 1]] for bars in values]
+    return [lengths[diagram.astype(np.int64)] for diagram in diagrams]
 
 
 def _ranks(distances: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -79,6 +79,18 @@ def test_covering_radius_is_paid_for():
     assert certified_betti(sample, 1.0, 1.0, 0.3) == (1, 0)
 
 
+def test_ring_that_a_small_stretch_opens_is_not_certified():
+    # Edges of 0.52 are in at t = 0.54; one point moves along the ring, and one of its edges grows to 0.61.
+    before = ring(12, 0.0, torch.Generator())
+    after = before.clone()
+    after[0] = torch.tensor([math.cos(0.1), math.sin(0.1)])
+    scale = 0.27
+    reference = persistence(before)
+    assert betti_numbers(reference, scale) == (1, 1)
+    assert betti_at_scale(after, scale, max_dim=1) == (1, 0)
+    assert certified_betti(reference, *constants(before, after), scale) == (1, 0)
+
+
 def test_isometry_certifies_every_bar_away_from_the_scale():
     generator = torch.Generator().manual_seed(2)
     for kind in range(4):
