@@ -46,12 +46,15 @@ class Monitor(Callback, Generic[Record]):
         self.ready = False
         self.active = False
         self._warned: set[str] = set()
+        self._state_key: str | None = None
 
     @property
     def state_key(self) -> str:
         """Differs between monitors of different options, so that a Trainer can hold several."""
-        options = {name: _describe(getattr(self, name)) for name in signature(type(self)).parameters}
-        return f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
+        if self._state_key is None:  # Lightning asks for it at every hook
+            options = {name: _describe(getattr(self, name)) for name in signature(type(self)).parameters}
+            self._state_key = f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
+        return self._state_key
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of due and made measurements."""
