@@ -2,6 +2,7 @@
 
 from lightning_topo import functional, metrics
 from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor
+from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
 __version__ = "0.1.0"
@@ -11,6 +12,9 @@ __all__ = [
     "BiLipschitzMonitor",
     "PersistenceMonitor",
     "SharpnessMonitor",
+    "TopologicalLearningRateFinder",
+    # the finder without a fit
+    "topological_lr_find",
     # neurons
     "Member",
     "NeuronGroup",

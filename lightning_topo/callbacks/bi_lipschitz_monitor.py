@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,7 +118,11 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
         for index, optimizer in enumerate(trainer.optimizers):
-            self._watch(index, optimizer, pl_module)
+            # Partials of bound methods: whoever shields a search from callbacks can tell whose hooks they are.
+            self._handles += [
+                optimizer.register_step_pre_hook(partial(self._before_step, index, pl_module)),
+                optimizer.register_step_post_hook(partial(self._after_step, pl_module)),
+            ]
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -155,23 +160,20 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         """Remove the hooks."""
         self._release()
 
-    def _watch(self, index: int, optimizer: Optimizer, model: Any) -> None:
-        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if self._armed:
-                with self.never_fatal():
-                    self._before_update(index, optimizer, model)
-
-        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if self._armed and self._before:
-                with self.never_fatal(), self._budget.spending(model.device):
-                    self._after_update(model)
-
-        self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
-
     def _release(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._before, self._armed = [], {}, False
+
+    def _before_step(self, index: int, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._armed:
+            with self.never_fatal():
+                self._before_update(index, optimizer, model)
+
+    def _after_step(self, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._armed and self._before:
+            with self.never_fatal(), self._budget.spending(model.device):
+                self._after_update(model)
 
     def _before_update(self, index: int, optimizer: Optimizer, model: Any) -> None:
         self._before = {}
