@@ -1,0 +1,67 @@
+"""Propagation over traces written by hand: operations that only other devices run, and unknown ones."""
+
+import pytest
+
+from lightning_topo.neurons._axes import atoms, occurrences
+from lightning_topo.neurons._flow import propagate
+from lightning_topo.neurons._trace import Operation, Trace, Value
+
+
+def trace_of(*operations, owned):
+    trace = Trace(list(operations), {value.name: value for value in owned})
+    trace.results = operations[-1].outputs
+    return trace
+
+
+def operation(name, inputs, outputs, **arguments):
+    return Operation(name, arguments, tuple(inputs), tuple(outputs), False, {})
+
+
+def computed(*shape):
+    return Value(shape, "computed")
+
+
+def parameter(name, *shape):
+    return Value(shape, "parameter", name)
+
+
+@pytest.mark.parametrize(("cell", "n_gates", "n_states"), [("lstm", 4, 2), ("gru", 3, 1)])
+def test_fused_recurrent_cells(cell, n_gates, n_states):
+    units = 2
+    x, state = Value((5, 3), "input"), computed(5, units)
+    w_in, w_out = parameter("in", 3, n_gates * units), parameter("out", units, 7)
+    w_hidden = parameter("hidden", units, n_gates * units)
+    bias = parameter("bias", n_gates * units)
+    gates_in, gates_hidden = computed(5, n_gates * units), computed(5, n_gates * units)
+    states, workspace = [computed(5, units) for _ in range(n_states)], computed(5, 9)
+    flow = propagate(
+        trace_of(
+            operation("mm", (x, w_in), (gates_in,)),
+            operation("mm", (state, w_hidden), (gates_hidden,)),
+            operation(f"_thnn_fused_{cell}_cell", (gates_in, gates_hidden, state, bias), (*states, workspace)),
+            operation("mm", (states[0], w_out), (computed(5, 7),)),
+            owned=(w_in, w_hidden, w_out, bias),
+        )
+    )
+    ((unit, offset, inner),) = occurrences(flow.owned("out")[0])
+    assert (unit.size, offset, inner) == (units, 0, 1)
+    expected = [(unit, gate * units, 1) for gate in range(n_gates)]
+    assert list(occurrences(flow.owned("in")[1])) == expected
+    assert list(occurrences(flow.owned("bias")[0])) == expected
+    assert list(occurrences(flow.owned("hidden")[1])) == expected
+    assert list(occurrences(flow.owned("hidden")[0])) == [(unit, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("invented", "operation invented is not known"),
+        ("transpose", "operation transpose is called in a way that is not known"),
+        ("view", "operation view cuts its units"),
+        ("clone", "operation clone has a result of unexpected shape"),
+    ],
+)
+def test_what_is_not_understood_freezes_its_inputs_and_says_why(name, problem):
+    weight = parameter("w", 4, 6)
+    flow = propagate(trace_of(operation(name, (weight,), (computed(3, 8),)), owned=(weight,)))
+    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {problem}
