@@ -1,6 +1,7 @@
 """The paper's figure-eight (arXiv 2510.02670): one-to-one updates at a learning rate of 0.0025, not at 0.003.
 
-Neurons p = (w1, w2) of x -> W2·sigmoid(W1·x) start on a figure-eight in the plane; a teacher of the same kind is learned.
+Neurons p = (w1, w2) of x -> W2·sigmoid(W1·x) start on a figure-eight in the plane; a teacher of the same kind is
+learned.
 """
 
 import pytest
