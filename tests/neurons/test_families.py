@@ -259,6 +259,14 @@ CASES = {
         {"embed": 4, "tokens1": 7},
     ),
     "mixture of experts": (moe, {"inp": 4, "router": 5, "w1": 6, "w2": 4}),
+    "pooling of channels that lie last": (
+        lambda: (
+            Net(lambda net, x: net.out(nn.functional.adaptive_avg_pool1d(net.inp(x).transpose(1, 2), 1).flatten(1)),
+                inp=nn.Linear(3, 4), out=nn.Linear(4, 2)),
+            image(5, 3),
+        ),
+        {"inp": 4},
+    ),
     "noise of its own for each latent": (
         lambda: (
             Net(variational, mean=nn.Linear(4, 3), log_variance=nn.Linear(4, 3), decode=nn.Linear(3, 5),

@@ -65,3 +65,32 @@ def test_what_is_not_understood_freezes_its_inputs_and_says_why(name, problem):
     weight = parameter("w", 4, 6)
     flow = propagate(trace_of(operation(name, (weight,), (computed(3, 8),)), owned=(weight,)))
     assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {problem}
+
+
+def test_experts_chosen_by_index():
+    """Mixture layers sort their tokens by expert: what is within an expert can be exchanged, experts cannot."""
+    tokens, stream, experts = Value((6, 3), "input"), parameter("stream", 3, 4), parameter("experts", 5, 4, 8)
+    out, read, made = parameter("out", 8, 2), computed(6, 4), computed(6, 8)
+    flow = propagate(
+        trace_of(
+            operation("mm", (tokens, stream), (read,)),
+            operation("_grouped_mm", (read, experts), (made,), self=read, mat2=experts),
+            operation("mm", (made, out), (computed(6, 2),)),
+            owned=(stream, experts, out),
+        )
+    )
+    which, inside, units = flow.owned("experts")
+    assert [atom.reason for atom in atoms(which)] == ["chosen by index"]
+    assert list(atoms(inside)) == list(atoms(flow.owned("stream")[1]))
+    assert list(atoms(units)) == list(atoms(flow.owned("out")[0]))
+    assert {atom.reason for atom in (*atoms(inside), *atoms(units))} == {None}
+
+
+@pytest.mark.parametrize(
+    ("stride", "reason"), [((12, 4, 1), "model output"), ((12, 1, 3), "operation as_strided cuts its units")]
+)
+def test_strides_other_than_contiguous_are_not_followed(stride, reason):
+    weight = parameter("w", 2, 3, 4)
+    step = operation("as_strided", (weight,), (computed(2, 3, 4),), size=[2, 3, 4], stride=list(stride))
+    flow = propagate(trace_of(step, owned=(weight,)))
+    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {reason}

@@ -71,6 +71,18 @@ def _bilinear_layer(flow: Flow, op: Operation) -> Results:
     return [[axis for position, axis in enumerate(result) if position not in dims]]
 
 
+@rule("_grouped_mm")
+def _grouped_product(flow: Flow, op: Operation) -> Results:
+    """Rows in runs, each multiplied with the matrix of its expert: an expert is known by its place."""
+    rows, experts = op.arguments["self"], op.arguments["mat2"]
+    *places, read = flow.axes(op, rows)
+    which, contracted, made = flow.axes(op, experts)
+    unify(read, contracted)
+    freeze(which, "chosen by index")
+    flow.makes(experts, made)
+    return [[*places, made]]
+
+
 @rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
 def _convolution(flow: Flow, op: Operation) -> Results:
     values = op.arguments

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Axis, Free, concat, factor, freeze, frozen, product, segment, unify
+from lightning_topo.neurons._axes import (
+    Atom,
+    Axis,
+    Free,
+    Misaligned,
+    concat,
+    factor,
+    freeze,
+    frozen,
+    product,
+    segment,
+    unify,
+)
 from lightning_topo.neurons._layout import AnyAxis, Family, Index, pick, plain, reshape
 from lightning_topo.neurons._rules.registry import Results, rule
 from lightning_topo.neurons._trace import Operation
@@ -30,6 +43,17 @@ def _reordered(flow: Flow, op: Operation) -> Results:
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "reshape_as", "flatten", "unflatten")
 def _reshaped(flow: Flow, op: Operation) -> Results:
     return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.split_sites, flow.time)]
+
+
+@rule("as_strided", "as_strided_")
+def _strided(flow: Flow, op: Operation) -> Results:
+    """Only what stays contiguous can be followed: pooling so notes the memory format of its result."""
+    axes, shape, stride = flow.raw(op, op.inputs[0]), op.arguments["size"], op.arguments["stride"]
+    long = [dim for dim, size in enumerate(shape) if size > 1]
+    contiguous = [math.prod(shape[dim + 1 :]) for dim in long]
+    if [stride[dim] for dim in long] != contiguous:
+        raise Misaligned
+    return [axes]
 
 
 @rule("unsqueeze", "unsqueeze_")
