@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint figures clean
+.PHONY: help demo paper test lint figures clean
 
 help:
 	@echo "make demo   train three small networks and show what happens to their neurons"
+	@echo "make paper  run the paper's experiments (FAST=1: a short run of them); writes runs/paper"
 	@echo "make test   lint, type checks, tests, doctests and examples"
 	@echo "make clean  remove .venv and what demo and tests wrote"
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
+
+# FAST=1: a short run of it.
+paper: $(VENV)/.demo
+	$(BIN)/python examples/paper/run_all.py $(if $(FAST),--fast)
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

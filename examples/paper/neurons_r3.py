@@ -1,0 +1,70 @@
+"""Neurons in R^3: 4,096 sigmoid units in a solid double torus learn a teacher.
+
+python examples/paper/neurons_r3.py [--fast] [--output runs/paper]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import drawing
+import matplotlib
+import torch
+from common import Experiment, Run, main
+from setups import Task, double_torus, teacher_task
+
+RATES = {
+    "GD": {"below": 0.0006, "small": 0.0008, "large": 0.0009},
+    "Adam": {"below": 0.003, "small": 0.03, "large": 0.1},
+    "momentum": {"small": 0.001, "large": 0.00125},
+}
+WEIGHT_SCALE = 128**-0.25
+
+
+def task(seed: int) -> Task:
+    return teacher_task(double_torus(4096, torch.Generator().manual_seed(seed)), seed, WEIGHT_SCALE)
+
+
+def experiments(fast: bool = False) -> list[Experiment]:
+    return [
+        # At 0.08 times the diameter both holes are open; κ is over all 8 million pairs, of every fourth update.
+        Experiment("double torus", role, task, optimizer, lr, 3 if fast else 20, 0, 0.08, 8 if fast else 4)
+        for optimizer, rates in RATES.items()
+        for role, lr in rates.items()
+        if not fast or optimizer == "momentum"
+    ]
+
+
+def figures(runs: Sequence[Run], output: Path) -> list[Path]:
+    families = drawing.by_family(runs)
+    columns = 1 + max(map(len, families.values()))
+    clouds = drawing.grid(1, 1)[0].__class__(figsize=(2.6 * columns, 2.5 * len(families)), dpi=75, layout="constrained")
+    colours = matplotlib.colormaps["viridis"]
+    for i, (name, family) in enumerate(families.items()):
+        along = family[0].start[:, 1]
+        panels = [(family[0].start, f"{name}: start")] + [(run.end, drawing.title(run)) for run in family]
+        for j, (points, title) in enumerate(panels):
+            ax = clouds.add_subplot(len(families), columns, columns * i + j + 1, projection="3d")
+            shade = colours((along - along.min()) / (along.max() - along.min()))
+            ax.scatter(*points[::2].T, s=1, c=shade[::2], lw=0)
+            ax.tick_params(labelsize=5, pad=-3)
+            ax.set_title(title, fontsize="small")
+    drawing.legend(
+        clouds, "neurons (two incoming weights, outgoing weight), coloured by the second coordinate at the start"
+    )
+
+    rates, axes = drawing.grid(1, len(families), 3.2, 2.8)
+    for ax, (name, family) in zip(axes[0], families.items(), strict=True):
+        drawing.critical_lr(ax, family)
+        ax.set_title(name, fontsize="small")
+    axes[0, 0].set_ylabel("learning rate")
+    drawing.legend(rates, "lines: η* = 1/K of each measured update; dots: 1/λmax; dashed: the learning rate")
+    return [
+        drawing.save(clouds, output / "neurons_r3_clouds.png"),
+        drawing.save(rates, output / "neurons_r3_critical_lr.png"),
+    ]
+
+
+if __name__ == "__main__":
+    main(experiments, figures)

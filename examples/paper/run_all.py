@@ -1,0 +1,117 @@
+"""All of the paper's experiments, their figures and the table of claims.
+
+    make paper                                     or: python examples/paper/run_all.py
+    make paper FAST=1                              or: python examples/paper/run_all.py --fast
+    python examples/paper/run_all.py --only neurons_r2 equivariance
+
+writes figures and README.md to ``runs/paper``, and fails when a claim that is asserted does not hold. The results of
+each part are kept there, so that ``--only`` makes the page anew from a part and the others' last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import equivariance
+import gudhi_agreement
+import neurons_r2
+import neurons_r3
+import real_networks
+import torch
+from claims import PARTS, Claim, claims
+from common import Experiment, arguments, train_all
+
+FIGURES = {"neurons_r2": neurons_r2.figures, "neurons_r3": neurons_r3.figures, "real_networks": real_networks.figures}
+CHOICES = (*FIGURES, "equivariance", "gudhi_agreement")
+
+
+def compute(only: list[str], options: argparse.Namespace) -> None:
+    """Run the chosen parts and keep their results in ``output``; the longest runs of all parts go first."""
+    experiments = {
+        "neurons_r2": neurons_r2.experiments(options.fast),
+        "neurons_r3": neurons_r3.experiments(options.fast),
+        "real_networks": real_networks.experiments(options.fast, options.data_dir),
+    }
+    jobs: list[tuple[str, Experiment]] = [
+        (part, e) for part in reversed(FIGURES) if part in only for e in experiments[part]
+    ]
+    runs = train_all([experiment for _, experiment in jobs], options.output, options.processes)
+    for part in set(only) & set(FIGURES):
+        _keep(options.output, part, [run for (p, _), run in zip(jobs, runs, strict=True) if p == part])
+    if "equivariance" in only:
+        _keep(options.output, "equivariance", equivariance.check_all())
+    if "gudhi_agreement" in only and gudhi_agreement.available():
+        checks = [gudhi_agreement.compare(*job, options.output) for job in gudhi_agreement.jobs(options.fast)]
+        _keep(options.output, "gudhi_agreement", checks)
+
+
+def _keep(output: Path, part: str, results: Any) -> None:
+    (output / f"{part}.pickle").write_bytes(pickle.dumps(results))
+
+
+def _kept(output: Path, part: str) -> Any:
+    path = output / f"{part}.pickle"
+    return pickle.loads(path.read_bytes()) if path.exists() else []
+
+
+def page(table: list[Claim], figures: dict[str, list[Path]], facts: list[str]) -> str:
+    lines = [_INTRODUCTION, *facts, "", "## Figures", ""]
+    for part, paths in figures.items():
+        lines += [f"### {PARTS[part][0].upper() + PARTS[part][1:]}", "", f"`python examples/paper/{part}.py`", ""]
+        lines += [f"![{path.stem}]({path.name})\n" for path in paths]
+    lines += ["## Claims", "", _READING, "", "| claim | verdict | numbers | command |", "|---|---|---|---|"]
+    lines += [f"| {c.text} | **{c.verdict}** | {c.numbers} | `{c.command}` |" for c in table]
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """# The paper's experiments
+
+*Topological Invariance and Breakdown in Learning* (Yang, Poggio, Chuang, Ziyin, arXiv 2510.02670), run by this
+package's callbacks on an ordinary Trainer. This page is written by the run itself: `make paper` writes it with its
+figures to `runs/paper`; the copy in `examples/paper` is one full run's. `make paper FAST=1` makes a short run of it.
+
+κ is the largest |u_i - u_j| / |p_i - p_j| over all pairs of neurons in one update, η* = η/κ = 1/K. "small" and "large"
+are the paper's learning rates; "below" and "above" are ours, where those of the paper lie on the same side of η*.
+"""
+_READING = """A run counts as *below η\\** when κ < 1 at every measured update, and as *above* otherwise, whatever its
+rate is called. (8) is the figure-eight, (oo) the two circles, #k the seed where it is not 0. "κ ≤ 0.47, 0 of 2800
+updates": the largest κ, and how many measured updates had κ ≥ 1. Betti numbers are b0,b1,b2 at the start → at the end,
+and "differs at 2 of 21" counts the measurements at which they are not those of the start."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="PART", help=", ".join(CHOICES)
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder with MNIST; without it scikit-learn's digits are used")
+    options = arguments(parser)
+    began = time.perf_counter()
+    compute(options.only, options)
+    runs = {part: _kept(options.output, part) for part in FIGURES}
+    figures = {part: FIGURES[part](runs[part], options.output) for part in FIGURES if runs[part]}
+    cpu = sum(run.seconds for part in runs.values() for run in part)
+    table = claims(runs, _kept(options.output, "equivariance"), _kept(options.output, "gudhi_agreement"))
+    minutes = (time.perf_counter() - began) / 60
+    facts = [
+        f"- images: {real_networks.images(options.data_dir)[2]}",
+        f"- {'a fast run, ' if options.fast else ''}{minutes:.1f} minutes with {options.processes} processes on "
+        f"{os.cpu_count()} cores, of which the runs took {cpu / 60:.1f} core minutes",
+        f"- torch {torch.__version__}, Python {platform.python_version()}",
+    ]
+    (options.output / "README.md").write_text(page(table, figures, facts), encoding="utf-8")
+    for claim in table:
+        print(f"{claim.verdict:14} {claim.text}")
+    print(f"\n{options.output / 'README.md'}: {minutes:.1f} minutes")
+    failed = [claim for claim in table if claim.asserted and claim.verdict != "holds"]
+    assert not failed, "\n".join(f"{claim.text}: {claim.verdict} ({claim.numbers})" for claim in failed)
+
+
+if __name__ == "__main__":
+    main()
