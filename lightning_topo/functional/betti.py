@@ -57,7 +57,7 @@ def betti_at_scale(points: Tensor, scale: float = 0.25, max_dim: int = 2) -> tup
     the homotopy type: first those whose neighbourhood another point's contains (strong collapse, arXiv 0907.2954),
     then those whose neighbourhood can itself be collapsed (s-dismantling, arXiv 0809.1751). Each round is a matrix
     product on the points' device; Ripser counts what is left. The same numbers as ``betti_numbers`` of the full
-    persistence, typically many times faster. Memory: about 30 n² bytes.
+    persistence, typically many times faster. Memory: about 10 n² bytes.
 
     Args:
         points: Cloud of shape (n, D), floating point, on any device.

@@ -137,6 +137,8 @@ def _largest_ritz_pair(diagonal: list[float], off_diagonal: list[float], beta: f
     from scipy.linalg import eigh_tridiagonal
 
     last = len(diagonal) - 1
+    if last == 0:
+        return diagonal[0], beta
     values, vectors = eigh_tridiagonal(diagonal, off_diagonal, select="i", select_range=(last, last))
     return float(values[0]), beta * abs(float(vectors[-1, 0]))
 

@@ -1,5 +1,7 @@
 """A small classifier on small data, in every way that a Trainer can be asked to train it."""
 
+import inspect
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -92,6 +94,12 @@ def data():
 @pytest.fixture
 def recorder():
     return RecordingLogger()
+
+
+@pytest.fixture
+def weights_only():
+    """Load checkpoints without unpickling objects, where Lightning can be asked to."""
+    return {"weights_only": True} if "weights_only" in inspect.signature(pl.Trainer.fit).parameters else {}
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_over_budget_measurements_are_left_out_and_counted(classifier, trainer, 
     assert monitor.state_dict()["due"] == 24
 
 
-def test_resuming_continues_the_counts(classifier, trainer, data, tmp_path):
+def test_resuming_continues_the_counts(classifier, trainer, data, tmp_path, weights_only):
     def reckless(module):
         return torch.optim.SGD(module.parameters(), lr=100.0)
 
@@ -143,7 +143,7 @@ def test_resuming_continues_the_counts(classifier, trainer, data, tmp_path):
     made.save_checkpoint(tmp_path / "a.ckpt")
     second = lt.BiLipschitzMonitor(max_overhead=None)
     resumed = trainer([second], max_epochs=2)
-    resumed.fit(classifier(reckless), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    resumed.fit(classifier(reckless), data(), ckpt_path=tmp_path / "a.ckpt", **weights_only)
     assert second.state_dict()["updates"] == [24]
     assert second.broken_updates >= first.broken_updates > 0
     assert min(record.step for record in second.history) == 12

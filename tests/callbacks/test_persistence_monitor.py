@@ -95,7 +95,7 @@ def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, da
         assert a.total_persistence[0] / a.diameter == pytest.approx(b.total_persistence[0] / b.diameter, rel=0.5)
 
 
-def test_resuming_measures_drift_from_the_first_start(classifier, trainer, data, tmp_path):
+def test_resuming_measures_drift_from_the_first_start(classifier, trainer, data, tmp_path, weights_only):
     def monitor():
         return lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=6)
 
@@ -107,7 +107,7 @@ def test_resuming_measures_drift_from_the_first_start(classifier, trainer, data,
     made.fit(classifier(), data(shuffle=False))
     made.save_checkpoint(tmp_path / "a.ckpt")
     second = monitor()
-    trainer([second]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    trainer([second]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", **weights_only)
     assert second.history == [record for record in whole.history if record.step > 12]
     assert second.state_dict()["made"] == whole.state_dict()["made"]
 

@@ -61,14 +61,14 @@ def test_a_monitor_of_the_user_is_not_doubled(classifier, trainer, data, monkeyp
     assert len(recorder.series("bilipschitz.criticality")) == 24
 
 
-def test_an_added_monitor_measures_and_resumes(classifier, trainer, data, monkeypatch, tmp_path):
+def test_an_added_monitor_measures_and_resumes(classifier, trainer, data, monkeypatch, tmp_path, weights_only):
     monkeypatch.setenv("LIGHTNING_TOPO", "bilipschitz,persistence")
     made = trainer(max_epochs=1)
     made.fit(classifier(), data())
     assert all(callback.history for callback in ours(made))
     made.save_checkpoint(tmp_path / "a.ckpt")
     resumed = trainer(max_epochs=2)
-    resumed.fit(classifier(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    resumed.fit(classifier(), data(), ckpt_path=tmp_path / "a.ckpt", **weights_only)
     assert ours(resumed)[0].state_dict()["updates"] == [24]
 
 

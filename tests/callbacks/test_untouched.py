@@ -185,11 +185,10 @@ def test_compiled(where, classifier, trainer, data):
 
 
 def test_weight_averaging(classifier, trainer, data):
-    from pytorch_lightning.callbacks import EMAWeightAveraging
-
-    assert_untouched(
-        lambda: classifier(sgd), lambda monitors: trainer([*monitors, EMAWeightAveraging(decay=0.5)]), data
-    )
+    averaging = getattr(pl.callbacks, "EMAWeightAveraging", None)
+    if averaging is None:
+        pytest.skip("needs pytorch-lightning 2.6")
+    assert_untouched(lambda: classifier(sgd), lambda monitors: trainer([*monitors, averaging(decay=0.5)]), data)
 
 
 def test_frozen_layers(classifier, trainer, data):
