@@ -39,7 +39,7 @@ class LearningRateAttribute:
                 f"named {names}, but there is none; pass attr_name=..., or update_attr=False to change nothing"
             )
         value = found.get()
-        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
             raise AttributeError(
                 f"expected {found.name!r} of {type(module).__name__} to be a positive learning rate, got {value!r}; "
                 "the rates of the optimizer's parameter groups are taken relative to it"

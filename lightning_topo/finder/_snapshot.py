@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
@@ -65,8 +66,10 @@ class Snapshot:
         """Put everything back."""
         for attributes in (*self._modules, *self._data, *self._schedulers, *self._lightning):
             attributes.restore()
-        for state in (*self._optimizers, *self._tensors):
-            state.restore()
+        for optimizer in self._optimizers:
+            optimizer.restore()
+        for tensor in self._tensors:
+            tensor.restore()
         self._random.restore()
 
 
@@ -146,7 +149,7 @@ class _TensorState:
         if self.tensor.is_leaf:
             self.tensor.requires_grad_(self._requires_grad)
             self.tensor.grad = self._grad
-        if self._grad is not None:
+        if self._grad is not None and self._grad_value is not None:
             self._grad.copy_(self._grad_value)
 
 
@@ -162,7 +165,7 @@ def _cloned(value: Any) -> Any:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return [tensor for tensor in tensors.values() if not isinstance(tensor, nn.parameter.UninitializedTensorMixin)]
+    return [tensor for tensor in tensors.values() if not is_lazy(tensor)]
 
 
 def nested(item: Any) -> Iterator[Any]:

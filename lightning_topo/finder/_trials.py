@@ -60,7 +60,8 @@ class TrialRunner:
             trials.append(self._hold(lr, stream))
             if not trials[-1].held:
                 # The order in which this rate broke is the likeliest to break the next.
-                self._streams.sort(key=lambda other, broke=stream: other is not broke)
+                self._streams.remove(stream)
+                self._streams.insert(0, stream)
                 break
         worst = max(trials, key=lambda trial: (not trial.held, trial.max_criticality))
         losses = tuple(loss for trial in trials for loss in trial.losses)
@@ -175,7 +176,7 @@ class _Watch(Callback):
         self._counts[id(optimizer)] += 1
 
     def _judge(self, optimizer: Optimizer, kappas: list[float], names: list[str]) -> None:
-        worst, name = max(zip(kappas, names, strict=True), default=(0.0, None))  # type: ignore[type-var]
+        worst, name = max(zip(kappas, names, strict=True), default=(0.0, None))
         if not _all_finite(optimizer):
             worst = math.inf
         worst = _largest_anywhere(self._trainer.strategy, worst)

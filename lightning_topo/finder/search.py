@@ -108,8 +108,8 @@ class CriticalRateSearch:
         """What a search found that :meth:`terminate` says is over."""
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
-        status = "found" if state.held > 0 else "below_min"
-        return TopologicalLRResult(status, (state.held, state.broken.lr), state.trials)
+        bracket = (state.held, state.broken.lr)
+        return TopologicalLRResult("found" if state.held > 0 else "below_min", bracket, state.trials)
 
     def _propose(self, state: SearchState) -> float:
         if state.broken is None:

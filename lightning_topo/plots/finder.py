@@ -15,10 +15,14 @@ _HELD, _BROKEN, _RATE = "#0072B2", "#D55E00", "#009E73"
 
 
 class _Trial(Protocol):
-    lr: float
-    held: bool
-    max_criticality: float
-    losses: tuple[float, ...]
+    @property
+    def lr(self) -> float: ...
+    @property
+    def held(self) -> bool: ...
+    @property
+    def max_criticality(self) -> float: ...
+    @property
+    def losses(self) -> Sequence[float]: ...
 
 
 class _Result(Protocol):
@@ -66,7 +70,7 @@ def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
     handles += _draw_rates(ax, result, safety)
     ax.set_title("Search for the critical learning rate")
-    ax.legend(handles=handles, loc="upper left", frameon=False)
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
     return ax
 
 
@@ -90,8 +94,11 @@ def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
 
 def _draw_losses(ax: Axes, trials: Sequence[_Trial]) -> list:
     last = [(trial.lr, trial.losses[-1]) for trial in trials if trial.losses and trial.losses[-1] > 0]
-    last = [(rate, loss) for rate, loss in last if math.isfinite(loss)]
-    return [ax.scatter(*zip(*last, strict=True), s=24, c=GREY, marker="x", lw=1, label="last loss")] if last else []
+    rates, losses = (
+        [rate for rate, loss in last if math.isfinite(loss)],
+        [loss for _, loss in last if math.isfinite(loss)],
+    )
+    return [ax.scatter(rates, losses, s=24, c=GREY, marker="x", lw=1, label="last loss")] if losses else []
 
 
 def _draw_rates(ax: Axes, result: _Result, safety: float) -> list:
