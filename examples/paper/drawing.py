@@ -12,6 +12,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 COLOURS = {"below": "#56B4E9", "small": "#0072B2", "large": "#D55E00", "above": "#B22222"}
+KEY = "light blue: below, blue: small, orange: large, red: above"
 
 
 def grid(
@@ -32,7 +33,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def title(run: Run) -> str:
     experiment = run.experiment
-    return f"{experiment.optimizer} {experiment.lr:g} ({experiment.role}): κ ≤ {run.criticality:.2g}"
+    return f"{experiment.optimizer} {experiment.lr:g} ({experiment.role})\nκ ≤ {run.criticality:.2g}"
 
 
 def critical_lr(ax: Axes, runs: Sequence[Run]) -> None:
@@ -51,7 +52,7 @@ def critical_lr(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def legend(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize="small", color="#555555")
+    figure.supxlabel(text, fontsize="small", color="#555555", wrap=True)
 
 
 def hues(n: int, colours: Colormap) -> np.ndarray:

@@ -78,7 +78,7 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
     families = drawing.by_family(runs)
     columns = 1 + max(map(len, families.values()))
     clouds, axes = drawing.grid(len(families), columns)
-    colours = matplotlib.colormaps["twilight_shifted"]
+    colours = matplotlib.colormaps["hsv"]
     for row, (name, family) in zip(axes, families.items(), strict=True):
         for ax in row[1 + len(family) :]:
             ax.axis("off")
@@ -95,9 +95,7 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
         drawing.critical_lr(ax, family)
         ax.set_title(name, fontsize="small")
     axes[0, 0].set_ylabel("learning rate")
-    drawing.legend(
-        rates, "lines: η* = 1/K of each update; dots: 1/λmax; dashed: the learning rate (red: large and above)"
-    )
+    drawing.legend(rates, f"lines: η* = 1/K of each update; dots: 1/λmax; dashed: η; {drawing.KEY}")
     return [
         drawing.save(clouds, output / "neurons_r2_clouds.png"),
         drawing.save(rates, output / "neurons_r2_critical_lr.png"),

@@ -59,7 +59,7 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
         drawing.critical_lr(ax, family)
         ax.set_title(name, fontsize="small")
     axes[0, 0].set_ylabel("learning rate")
-    drawing.legend(rates, "lines: η* = 1/K of each measured update; dots: 1/λmax; dashed: the learning rate")
+    drawing.legend(rates, f"lines: η* = 1/K of each measured update; dots: 1/λmax; dashed: η; {drawing.KEY}")
     return [
         drawing.save(clouds, output / "neurons_r3_clouds.png"),
         drawing.save(rates, output / "neurons_r3_critical_lr.png"),

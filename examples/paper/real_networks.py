@@ -88,7 +88,8 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
     for k, row in enumerate(axes):
         row[0].set_ylabel(f"b{k}")
         for ax in row:
-            ax.set_yscale("symlog", linthresh=1)
+            ax.set_yscale("symlog", linthresh=10)
+            ax.set_ylim(-0.2, max(2.2, 1.5 * ax.get_ylim()[1]))
     for ax, optimizer in zip(axes[0], columns, strict=True):
         ax.set_title(optimizer, fontsize="small")
         ax.legend(fontsize="x-small", frameon=False)
@@ -104,7 +105,7 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
         ax.axhline(seeds[0].experiment.lr, color=drawing.COLOURS[role], ls="--", lw=1)
         ax.set(yscale="log", xlabel="epoch", title=optimizer)
     axes[0, 0].set_ylabel("learning rate")
-    drawing.legend(rates, "solid: η* = 1/K, smallest of the epoch; dotted: 1/λmax; dashed: the learning rate")
+    drawing.legend(rates, f"solid: η* = 1/K, smallest of the epoch; dotted: 1/λmax; dashed: η; {drawing.KEY}")
     return [
         drawing.save(betti, output / "real_networks_betti.png"),
         drawing.save(rates, output / "real_networks_critical_lr.png"),
