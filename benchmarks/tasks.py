@@ -85,7 +85,7 @@ def _teacher_data() -> tuple[Tensor, Tensor]:
 
 
 def _figure_eight(n: int) -> Tensor:
-    t = 2 * math.pi * torch.arange(n) / n
+    t = 2 * math.pi * (torch.arange(n) + 0.5) / n  # the crossing is no sample: two neurons there would be one
     return torch.stack([0.1 * torch.sin(t) - 2, torch.sin(2 * t)], dim=1)
 
 

@@ -94,16 +94,25 @@ def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         length = None
     if length is not None:
         # The combined loader leaves it to its reader to stop at limit_train_batches.
-        for index, item in enumerate(islice(items, length)):
+        for index, item in enumerate(islice(_rest(items), length)):
             yield item, index + 1 == length
         return
     waiting = list[Any]()
-    for item in items:
+    for item in _rest(items):
         if waiting:
             yield waiting.pop(), False
         waiting.append(item)
     for item in waiting:
         yield item, True
+
+
+def _rest(items: Iterator[Any]) -> Iterator[Any]:
+    # A combined loader is its own iterator, and starts anew when it is asked for one.
+    while True:
+        try:
+            yield next(items)
+        except StopIteration:
+            return
 
 
 def _private_loader(combined: Any, order: int) -> Any:

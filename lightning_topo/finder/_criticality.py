@@ -12,8 +12,8 @@ from lightning_topo.neurons import NeuronGroup
 
 # Clouds of up to this many n² D are always evaluated in full: about ten milliseconds on one core.
 _ALWAYS_EXACT = 10**8
-# Neurons that are evaluated first: a rate that is far too high shows among them.
-_FASTEST = 256
+# Neurons that are always evaluated: a rate that is far too high shows among them.
+_FASTEST = 64
 # Distances of the start cloud are kept for up to this many neurons (128 MiB).
 _MAX_KEPT = 4096
 # Relative error allowed for distances that come from a matrix product.
@@ -27,21 +27,21 @@ class CriticalityMeter:
 
     .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
 
-    costs O(n² + n D) an update where κ itself costs O(n² D). Only neurons of pairs whose bound reaches ``floor`` are
-    evaluated, the fastest first, and no more once these reach κ >= 1. So whether κ >= 1 is always exact, κ itself is
-    exact in [``floor``, 1), and elsewhere the value is a lower bound of it. Small clouds are evaluated in full.
+    costs O(n² + n D) an update where κ itself costs O(n² D). The fastest neurons are always evaluated, and where they
+    stay below 1, those of all pairs whose bound reaches 1. So whether κ >= 1 is exact, and κ itself is a lower bound,
+    the largest over the pairs that were evaluated. Small clouds are evaluated in full.
 
     Args:
         model: The module that holds the parameters.
         group: The group.
-        floor: Smallest κ that has to be exact.
     """
 
-    def __init__(self, model: nn.Module, group: NeuronGroup, floor: float = 0.5) -> None:
+    def __init__(self, model: nn.Module, group: NeuronGroup) -> None:
         self.group = group
-        self._model, self._floor = model, floor
+        self._model = model
         self._start: Tensor | None = None
         self._distances: Tensor | None = None
+        self._closest = 0.0
 
     def points(self) -> Tensor:
         """The neuron cloud now, shape (n, D)."""
@@ -49,25 +49,30 @@ class CriticalityMeter:
 
     def criticality(self, before: Tensor, after: Tensor) -> float:
         """κ of the update; ``inf`` when a coordinate is not finite, 0 when no pair can be resolved."""
-        if not bool(before.isfinite().all() & after.isfinite().all()):
+        update = _spread(after, before)
+        if not bool(update.isfinite().all()):
             return math.inf
         n, dimension = before.shape
         if n * n * dimension <= _ALWAYS_EXACT or n > _MAX_KEPT:
             return _criticality(before, after)
-        rows = self._suspects(before, after)
-        kappa = _criticality(before[rows[:_FASTEST]], after[rows[:_FASTEST]])
-        return kappa if kappa >= 1 or len(rows) <= _FASTEST else _criticality(before[rows], after[rows])
+        fastest = update.topk(min(n, _FASTEST)).indices
+        kappa = _criticality(before[fastest], after[fastest])
+        suspects = self._suspects(before, update)
+        return (
+            kappa if kappa >= 1 or len(suspects) == 0 else max(kappa, _criticality(before[suspects], after[suspects]))
+        )
 
-    def _suspects(self, before: Tensor, after: Tensor) -> Tensor:
-        """Neurons of the pairs whose bound reaches the floor, the fastest first."""
+    def _suspects(self, before: Tensor, update: Tensor) -> Tensor:
+        """Neurons of the pairs whose bound reaches 1."""
         if self._start is None or self._distances is None:
             self._start, self._distances = before, _lower_distances(before)
-        moved, update = _spread(before, self._start), _spread(after, before)
-        gap = self._distances - moved[:, None] - moved[None, :]
-        pairs = update[:, None] + update[None, :] >= self._floor * gap
-        pairs.fill_diagonal_(False)
-        fastest = update.argsort(descending=True)
-        return fastest[pairs.any(1)[fastest]]
+            self._closest = float(self._distances.fill_diagonal_(math.inf).min())
+        moved = _spread(before, self._start)
+        # The bound reaches 1 where |u_i| + |s_i| + |u_j| + |s_j| reaches the distance at the start.
+        reach = update + moved
+        if 2 * float(reach.max()) < self._closest:
+            return reach.new_zeros(0, dtype=torch.long)
+        return (reach[:, None] + reach[None, :] >= self._distances).any(1).nonzero().squeeze(1)
 
 
 def _criticality(before: Tensor, after: Tensor) -> float:
@@ -78,7 +83,8 @@ def _criticality(before: Tensor, after: Tensor) -> float:
 def _spread(to: Tensor, since: Tensor) -> Tensor:
     """How far each point moved relative to the mean movement, shape (n,)."""
     movement = to - since
-    return torch.linalg.vector_norm(movement - movement.mean(0), dim=1)
+    movement -= movement.mean(0)
+    return torch.linalg.vector_norm(movement, dim=1)
 
 
 def _lower_distances(points: Tensor) -> Tensor:

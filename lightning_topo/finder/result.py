@@ -22,7 +22,8 @@ class Trial:
         lr: The base learning rate.
         held: Whether every update was one-to-one on the neurons of every group.
         broke_at_step: The update (0 is the first) at which it broke, or None.
-        max_criticality: The largest κ of the trial; ``inf`` where the loss or a weight stopped being finite.
+        max_criticality: The largest κ that was evaluated, ``inf`` where the loss or a weight stopped being finite. For
+            groups of more than a few hundred neurons a lower bound: pairs that are known to stay below 1 are left out.
         losses: The training loss of each batch that was run, in order.
         group: The neuron group that attained ``max_criticality``, or None.
         steps: Optimizer steps spent.

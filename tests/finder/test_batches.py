@@ -83,6 +83,22 @@ def test_first_order_is_that_of_a_seeded_sampler():
     assert values(BatchStream(trainer), 5) == expected
 
 
+def test_each_epoch_is_one_pass():
+    passes = []
+
+    class Counting(RandomSampler):
+        def __iter__(self):
+            passes.append(1)
+            return super().__iter__()
+
+    torch.manual_seed(0)
+    stream = BatchStream(fake_trainer(DataLoader(DATA, 8, sampler=Counting(DATA))))
+    values(stream, 5)
+    assert len(passes) == 1
+    values(stream, 6)
+    assert len(passes) == 2
+
+
 def test_distributed_epochs_follow_the_trainers():
     trainer = fake_trainer(LOADERS["distributed"]())
     trainer.current_epoch = 4
