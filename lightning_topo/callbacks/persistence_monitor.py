@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._snapshot import Snapshot, covering_radius
 from lightning_topo.callbacks._tensorboard import has_tensorboard, write_figures
 from lightning_topo.functional import (
     Persistence,
     betti_at_scale,
-    bi_lipschitz,
-    bottleneck_distance,
-    certified_betti,
     farthest_point_sample,
-    persistence,
     persistence_entropy,
     total_persistence,
 )
@@ -56,15 +52,6 @@ class PersistenceRecord:
     certified_betti: tuple[int, ...]
     covering_radius: float
     diameter: float
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """The sampled neurons at one time: indices (k,), points (k, D) on the CPU, and their diagrams."""
-
-    indices: Tensor
-    points: Tensor
-    diagrams: Persistence
 
 
 class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
@@ -133,11 +120,11 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
-        self._first: dict[str, _Snapshot] = {}
-        self._last: dict[str, _Snapshot] = {}
+        self._first: dict[str, Snapshot] = {}
+        self._last: dict[str, Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
-        self._undrawn: dict[str, _Snapshot] = {}
+        self._undrawn: dict[str, Snapshot] = {}
         self._measured_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,7 +148,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         self._measured_at = state_dict["measured_at"]
         for name, saved in state_dict["first"].items():
             diagrams = Persistence(tuple(saved["diagrams"]), saved["diameter"], 0.0, len(saved["points"]))
-            self._first[name] = _Snapshot(saved["indices"], saved["points"], diagrams)
+            self._first[name] = Snapshot(saved["indices"], saved["points"], diagrams)
             self._betti_indices[name] = saved["betti_indices"]
             self._n_measured[name] = saved["n_measured"]
 
@@ -200,7 +187,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
             for group in self._found
         }
 
-    def _fits(self, name: str, snapshot: _Snapshot, model: Any) -> bool:
+    def _fits(self, name: str, snapshot: Snapshot, model: Any) -> bool:
         group = next((group for group in self._found if group.name == name), None)
         if group is None:
             return False
@@ -226,7 +213,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not bool(points.isfinite().all()):
             self.warn_diverged(group, step)
             return {}
-        snapshot, covering_radius = self._snapshot(group.name, points)
+        snapshot, first = self._snapshot(group.name, points), self._first[group.name]
         self._n_measured[group.name] = self._n_measured.get(group.name, 0) + 1
         betti_points = points[self._betti_indices[group.name].to(points.device)]
         record = PersistenceRecord(
@@ -235,9 +222,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
             betti_at_scale(betti_points, self.scale, self.betti_max_dim),
             persistence_entropy(snapshot.diagrams),
             total_persistence(snapshot.diagrams),
-            _drift(self._first[group.name].diagrams, snapshot.diagrams),
-            _certified(self._first[group.name], snapshot, self.scale),
-            covering_radius,
+            snapshot.drift_from(first),
+            snapshot.certified_since(first, self.scale),
+            covering_radius(points, first.indices),
             snapshot.diagrams.diameter,
         )
         self.remember([record])
@@ -247,27 +234,16 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
                 write_figures(trainer, self._draw(group.name, self._undrawn.pop(group.name)))
         return _metrics(record)
 
-    def _snapshot(self, name: str, points: Tensor) -> tuple[_Snapshot, float]:
+    def _snapshot(self, name: str, points: Tensor) -> Snapshot:
         if name not in self._first:
-            indices, covering_radius = farthest_point_sample(points, self.max_neurons)
+            indices, _ = farthest_point_sample(points, self.max_neurons)
             self._betti_indices[name] = farthest_point_sample(points, self.betti_max_neurons)[0].cpu()
-            first = _Snapshot(indices.cpu(), points[indices].cpu(), persistence(points[indices], self.max_dim))
-            self._first[name] = self._last[name] = first
-            return first, covering_radius
-        indices = self._first[name].indices
-        sample = points[indices.to(points.device)]
-        last = self._last.get(name)
-        if last is None or not self._unchanged(last.points, sample.cpu()):
-            self._last[name] = _Snapshot(indices, sample.cpu(), persistence(sample, self.max_dim))
-        return self._last[name], _covering_radius(points, sample)
+            self._first[name] = self._last[name] = Snapshot.take(points, indices.cpu(), self.max_dim)
+        elif name not in self._last or not self._last[name].still_holds(points, self.tolerance):
+            self._last[name] = Snapshot.take(points, self._first[name].indices, self.max_dim)
+        return self._last[name]
 
-    def _unchanged(self, last: Tensor, now: Tensor) -> bool:
-        if self.tolerance == 0:
-            return False
-        way = bi_lipschitz(last, now, eps=0.0)
-        return way.n_unresolved == 0 and 0.5 * math.log(way.distortion) <= self.tolerance
-
-    def _draw(self, name: str, snapshot: _Snapshot) -> dict[str, Axes]:
+    def _draw(self, name: str, snapshot: Snapshot) -> dict[str, Axes]:
         start = self._first[name].points
         plane = None if start.shape[1] == 2 else principal_plane(start)
         axes = {
@@ -276,28 +252,6 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
             "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
         }
         return {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}
-
-
-def _covering_radius(points: Tensor, sample: Tensor) -> float:
-    if len(sample) == len(points):
-        return 0.0
-    points, sample = (x.double() if x.device.type != "mps" else x.cpu().double() for x in (points, sample))
-    centre = points.mean(0)
-    return float(torch.cdist(points - centre, sample - centre).min(1).values.max())
-
-
-def _drift(first: Persistence, now: Persistence) -> tuple[float, ...]:
-    if not (first.diameter > 0 and now.diameter > 0):
-        return ()  # all neurons coincide: there is no size to divide by
-    return bottleneck_distance(first.scaled(1 / first.diameter), now.scaled(1 / now.diameter))
-
-
-def _certified(first: _Snapshot, now: _Snapshot, scale: float) -> tuple[int, ...]:
-    # eps=0: the diagrams are of the points as they are stored, whatever rounding brought them there.
-    way = bi_lipschitz(first.points, now.points, eps=0.0)
-    if math.isnan(way.lower) or way.n_unresolved:
-        return ()  # neurons that coincided at first have no ratio: any factor may lie between then and now
-    return certified_betti(first.diagrams, way.lower, way.upper, scale)
 
 
 def _metrics(record: PersistenceRecord) -> dict[str, float]:

@@ -76,7 +76,7 @@ def test_accumulation_measures_once_a_step(classifier, trainer, data):
 
 def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, data, monkeypatch):
     calls = []
-    import lightning_topo.callbacks.persistence_monitor as where
+    import lightning_topo.callbacks._snapshot as where
 
     monkeypatch.setattr(where, "persistence", lambda *args: calls.append(1) or persistence(*args))
 
