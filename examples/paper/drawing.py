@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from common import Run
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLOURS = {"below": "#56B4E9", "small": "#0072B2", "large": "#D55E00", "above": "#B22222"}
 KEY = "light blue: below, blue: small, orange: large, red: above"
@@ -27,7 +29,9 @@ def save(figure: Figure, path: Path) -> Path:
     for ax in figure.axes:
         if ax.name != "3d":
             ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, pil_kwargs={"optimize": True})
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    Image.open(buffer).convert("RGB").quantize(128).save(path, optimize=True)  # a palette: a third of the size
     return path
 
 

@@ -16,7 +16,7 @@ from setups import Task, double_torus, teacher_task
 
 RATES = {
     "GD": {"below": 0.0006, "small": 0.0008, "large": 0.0009},
-    "Adam": {"below": 0.003, "small": 0.03, "large": 0.1},
+    "Adam": {"below": 0.001, "small": 0.03, "large": 0.1},
     "momentum": {"small": 0.001, "large": 0.00125},
 }
 WEIGHT_SCALE = 128**-0.25

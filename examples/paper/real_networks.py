@@ -19,6 +19,7 @@ import drawing
 import numpy as np
 import torch
 from common import Experiment, Run, arguments, train_all
+from matplotlib.ticker import MaxNLocator
 from setups import Task, sphere
 from torch import Tensor, nn
 
@@ -88,8 +89,8 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
     for k, row in enumerate(axes):
         row[0].set_ylabel(f"b{k}")
         for ax in row:
-            ax.set_yscale("symlog", linthresh=10)
-            ax.set_ylim(-0.2, max(2.2, 1.5 * ax.get_ylim()[1]))
+            ax.set_ylim(-0.2, max(2.2, ax.get_ylim()[1]))
+            ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for ax, optimizer in zip(axes[0], columns, strict=True):
         ax.set_title(optimizer, fontsize="small")
         ax.legend(fontsize="x-small", frameon=False)

@@ -11,7 +11,6 @@ each part are kept there, so that ``--only`` makes the page anew from a part and
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import platform
 import time
@@ -107,8 +106,8 @@ def main() -> None:
     minutes = (time.perf_counter() - began) / 60
     facts = [
         f"- images: {real_networks.images(options.data_dir)[2]}",
-        f"- {'a fast run, ' if options.fast else ''}{minutes:.1f} minutes with {options.processes} processes on "
-        f"{os.cpu_count()} cores, of which the runs took {cpu / 60:.1f} core minutes",
+        f"- {'a fast run' if options.fast else 'a full run'}: {cpu / 60:.1f} core minutes of training and measuring, "
+        "in two processes",
         f"- torch {torch.__version__}, Python {platform.python_version()}",
     ]
     (options.output / "README.md").write_text(page(table, figures, facts), encoding="utf-8")
