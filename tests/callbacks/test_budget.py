@@ -26,10 +26,10 @@ def run(max_overhead, n_steps, step_time, cost):
 
 @pytest.mark.parametrize("max_overhead", [0.01, 0.05, 0.5, 1.0])
 @pytest.mark.parametrize("cost", [0.1, 1.0, 30.0])
-def test_spends_at_most_the_share_and_most_of_it(max_overhead, cost):
+def test_spends_half_of_the_share(max_overhead, cost):
     n_steps = 10_000
     budget, _ = run(max_overhead, n_steps, 1.0, cost)
-    allowed = max(cost, max_overhead * n_steps)
+    allowed = max(cost, 0.5 * max_overhead * n_steps)
     assert budget.spent <= allowed + 1e-9
     assert budget.spent > min(n_steps * cost, allowed) - 2 * cost
     assert budget.coverage == budget.made / n_steps
@@ -60,7 +60,7 @@ def test_costs_are_those_of_the_kind():
         assert budget.admits(kind)
         with budget.spending():
             clock.now += cost
-    clock.now += 150.0
+    clock.now += 300.0
     assert budget.admits("cheap")
     assert not budget.admits("dear")
 
