@@ -36,6 +36,7 @@ import torch
 from pytorch_lightning.tuner import Tuner
 from tasks import Task, all_tasks
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.functional import sharpness
@@ -184,7 +185,8 @@ def longest_valley(losses: list[float]) -> int:
 def sharpness_suggestion(task: Task) -> dict[str, float | None]:
     model = task.model()
     x, y = task.data()
-    value = sharpness(lambda: task.loss(model(x), y), model.parameters())
+    with sdpa_kernel(SDPBackend.MATH):  # flash attention has no second derivative
+        value = sharpness(lambda: task.loss(model(x), y), model.parameters())
     return {"lr": 1 / value if value > 0 else None, "steps": 0}
 
 

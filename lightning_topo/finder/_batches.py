@@ -108,11 +108,9 @@ def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
 
 def _rest(items: Iterator[Any]) -> Iterator[Any]:
     # A combined loader is its own iterator, and starts anew when it is asked for one.
-    while True:
-        try:
-            yield next(items)
-        except StopIteration:
-            return
+    end = object()
+    while (item := next(items, end)) is not end:
+        yield item
 
 
 def _private_loader(combined: Any, order: int) -> Any:
