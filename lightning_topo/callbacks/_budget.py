@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-# The rest is for what no clock here sees: Lightning's own calls of the hooks, caches that a measurement has cooled.
+# The other half: Lightning's own calls of the hooks, caches that a measurement has cooled.
 _PLANNED_SHARE = 0.5
 
 
@@ -16,8 +16,8 @@ class OverheadBudget:
     """Admits a measurement when it keeps the time spent within a share of the training time.
 
     The first measurement of a kind is always admitted. A later one is expected to cost what the last of its kind did,
-    and is admitted when spent + expected is at most half of max_overhead · (elapsed - spent); the other half is left for what cannot be
-    timed from within, such as Lightning's own calls of the hooks.
+    and is admitted when spent + expected <= ½ · max_overhead · (elapsed - spent). The other half is left for what
+    cannot be timed from within.
 
     Args:
         max_overhead: Largest share of the training time, or None to admit everything.
