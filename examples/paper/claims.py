@@ -278,7 +278,7 @@ def _gudhi(agreements: Sequence[Agreement]) -> Claim:
     return Claim(
         "The callback's Betti numbers are those of gudhi's Rips complex at every epoch",
         _verdict(equal, of),
-        runs or "gudhi is not installed",
+        runs or "no results: gudhi is not installed, or this part was not run",
         "python examples/paper/gudhi_agreement.py",
         bool(agreements),
     )
