@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo paper test lint figures clean
+.PHONY: help demo paper test lint clean
 
 help:
 	@echo "make demo   train three small networks and show what happens to their neurons"
@@ -15,8 +15,8 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
-# FAST=1: a short run of it.
-paper: $(VENV)/.demo
+# FAST=1: a short run of it. The second opinion on Betti numbers needs the test requirements.
+paper: $(VENV)/.test
 	$(BIN)/python examples/paper/run_all.py $(if $(FAST),--fast)
 
 test: $(VENV)/.test lint

@@ -33,8 +33,8 @@ class BiLipschitz:
         distortion: upper / lower; ``inf`` when two points were merged.
         criticality: κ = max |u_i - u_j| / |p_i - p_j| with u = p' - p; below 1 the update is one-to-one.
         pair: The two neurons (i < j) that attain the criticality, or None.
-        n_unresolved: Pairs left out because they coincide before the update, or because the rounding of the
-            points is not small against how they moved relative to each other.
+        n_unresolved: Pairs left out because they coincide up to rounding before the update, or because rounding is
+            not small against how they moved relative to each other.
     """
 
     lower: float
@@ -60,7 +60,7 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     pairs) are evaluated again from the differences, so each ratio is right to 1e-7 and the three extremes to
     float64 rounding. The points themselves are rounded: each coordinate of ``after`` is off by up to ``eps / 2``
     of itself. A pair counts only when |u_i - u_j| is 0 or at least 4 times that error, (eps / 2)·sqrt(|p_i'|² +
-    |p_j'|²); the others, and pairs that coincide before the update, are left out and counted.
+    |p_j'|²), and |p_i - p_j| is more than 4 times the same error of ``before``; the others are left out and counted.
 
     Memory: five float64 copies of the points, and blocks of a few tens of MiB.
 
@@ -86,7 +86,7 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     _validate(before, after)
     eps = torch.finfo(after.dtype).eps if eps is None else eps
     p, q = _double(before), _double(after)
-    rounding = (_RESOLUTION * eps / 2) ** 2 * q.square().sum(1)
+    closest, rounding = ((_RESOLUTION * eps / 2) ** 2 * cloud.square().sum(1) for cloud in (p, q))
     centre = p.mean(0)
     clouds = (p - centre, q - p, q - centre)
     n = len(p)
@@ -94,7 +94,8 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     extremes: list[tuple[Tensor, ...]] = []
     n_resolved = torch.zeros((), dtype=torch.long, device=p.device)
     for rows, d2, u2, a2 in _blocks(clouds):
-        resolved = (d2 > 0) & ((u2 == 0) | (u2 >= rounding[rows, None] + rounding[None, rows.start :]))
+        resolved = (u2 == 0) | (u2 >= rounding[rows, None] + rounding[None, rows.start :])
+        resolved &= d2 > closest[rows, None] + closest[None, rows.start :]
         resolved.triu_(1)
         n_resolved += resolved.sum()
         extremes.append(_block_extremes(rows.start, d2, u2, a2, resolved))

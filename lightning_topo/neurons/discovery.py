@@ -140,9 +140,7 @@ def _candidates(flow: Flow) -> list[NeuronGroup]:
     return [NeuronGroup(name, tuple(members[atom])) for name, atom in zip(names, units, strict=True)]
 
 
-def _members(
-    parameter: str, axis: int, size: int, places: Sequence[tuple[int, int]], length: int
-) -> Iterator[Member]:
+def _members(parameter: str, axis: int, size: int, places: Sequence[tuple[int, int]], length: int) -> Iterator[Member]:
     """Members for units that lie at (offset, inner), blocks that follow one another taken together."""
     runs: list[list[int]] = []  # offset, inner, outer
     for offset, inner in sorted(places):

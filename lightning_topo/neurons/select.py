@@ -54,9 +54,7 @@ def select_groups(model: nn.Module, groups: Groups = None, example_input: Any = 
     return _by_name(find_neuron_groups(model, example_input), None if asked is None else globs, model)
 
 
-def _by_name(
-    found: tuple[NeuronGroup, ...], globs: Sequence[str] | None, model: nn.Module
-) -> tuple[NeuronGroup, ...]:
+def _by_name(found: tuple[NeuronGroup, ...], globs: Sequence[str] | None, model: nn.Module) -> tuple[NeuronGroup, ...]:
     known = ", ".join(group.name for group in found)
     if not found:
         raise ValueError(

@@ -189,3 +189,12 @@ def test_cuda_agrees_with_cpu():
 def test_bad_input(before, after, message):
     with pytest.raises(ValueError, match=message):
         bi_lipschitz(before, after)
+
+
+def test_pairs_closer_than_rounding_are_one_neuron():
+    """Two float32 neurons that nearly meet at (-2, 0), as on the figure-eight's crossing."""
+    p = torch.tensor([[-2.0, 0.0], [-2.0, 1e-8], [1.0, 1.0], [0.0, -1.0]])
+    q = p + torch.tensor([[0.0, 1e-3], [0.0, -1e-3], [0.0, 0.0], [0.0, 0.0]])
+    result = bi_lipschitz(p, q)
+    assert result.n_unresolved == 1
+    assert result.criticality < 1e-2

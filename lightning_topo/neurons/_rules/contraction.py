@@ -146,10 +146,12 @@ def _gather(flow: Flow, op: Operation) -> Results:
     axes, index = flow.axes(op, op.arguments["self"]), flow.axes(op, op.arguments["index"])
     dim = op.arguments["dim"] % len(axes) if axes else 0
     freeze(axes[dim], "looked up by index")
-    return [[
-        unify(axis, position) if i != dim and axis.size == position.size else Atom(position.size, "position")
-        for i, (axis, position) in enumerate(zip(axes, index, strict=True))
-    ]]
+    return [
+        [
+            unify(axis, position) if i != dim and axis.size == position.size else Atom(position.size, "position")
+            for i, (axis, position) in enumerate(zip(axes, index, strict=True))
+        ]
+    ]
 
 
 def _factors(op: Operation) -> tuple[Value, Value]:
