@@ -1,5 +1,6 @@
 """The examples run as a user runs them, and assert what they claim."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def run(script, *arguments, cwd):
     command = [sys.executable, str(EXAMPLES / script), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the suite runs in one process a core
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(600)
