@@ -10,14 +10,16 @@ import torch
 
 # The other half: Lightning's own calls of the hooks, caches that a measurement has cooled.
 _PLANNED_SHARE = 0.5
+# What a first measurement may cost in any run.
+_GRANTED_SECONDS = 1.0
 
 
 class OverheadBudget:
     """Admits a measurement when it keeps the time spent within a share of the training time.
 
-    The first measurement of a kind is always admitted. A later one is expected to cost what the last of its kind did,
-    and is admitted when spent + expected <= ½ · max_overhead · (elapsed - spent). The other half is left for what
-    cannot be timed from within.
+    A measurement is expected to cost what the last of its kind did, and is admitted when
+    spent + expected <= ½ · max_overhead · (elapsed - spent). The other half is left for what cannot be timed from
+    within. The first of a kind is admitted without that, unless the caller can guess its cost.
 
     Args:
         max_overhead: Largest share of the training time, or None to admit everything.
@@ -46,31 +48,48 @@ class OverheadBudget:
         self.spent = self._spent_at_admission = 0.0
         self._kind = None
 
-    def admits(self, kind: str = "") -> bool:
-        """Count a due measurement and say whether to make it; what is spent from here on is its cost."""
+    def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
+        """Count a due measurement and say whether to make it; what is spent from here on is its cost.
+
+        Args:
+            kind: What is measured; costs are known by kind.
+            guess: Expected cost in seconds while no cost is known. Up to one second is always granted.
+            run_time: Expected training time of the whole run in seconds: the first of a kind may borrow from it.
+        """
         if self._kind is not None:
             self._costs[self._kind] = self.spent - self._spent_at_admission
         self._kind = None
         self.due += 1
-        if not self._affordable(kind):
-            return False
-        self.made += 1
-        self._kind, self._spent_at_admission = kind, self.spent
-        return True
+        if kind in self._costs:
+            admitted = self.affords(kind)
+        else:
+            admitted = guess <= _GRANTED_SECONDS or self.affords(kind, guess, run_time)
+        if admitted:
+            self.made += 1
+            self._kind, self._spent_at_admission = kind, self.spent
+        return admitted
 
-    def _affordable(self, kind: str) -> bool:
-        if self.max_overhead is None or self._began is None or kind not in self._costs:
+    def affords(self, kind: str, guess: float = 0.0, run_time: float = 0.0, share: float = _PLANNED_SHARE) -> bool:
+        """Whether there is time for a kind of work now, which need not be a measurement."""
+        if self.max_overhead is None or self._began is None:
             return True
-        training = self._clock() - self._began - self.spent
-        return self.spent + self._costs[kind] <= _PLANNED_SHARE * self.max_overhead * training
+        training = max(self._clock() - self._began - self.spent, run_time)
+        return self.spent + self._costs.get(kind, guess) <= share * self.max_overhead * training
 
     @contextmanager
-    def spending(self, device: torch.device | None = None) -> Iterator[None]:
-        """Charge the time of the block, without the training work that the device had queued before it."""
+    def spending(self, device: torch.device | None = None, kind: str | None = None) -> Iterator[None]:
+        """Charge the time of the block, without the training work that the device had queued before it.
+
+        With a ``kind`` it is charged to that kind, not to the measurement admitted last.
+        """
         if device is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
         began = self._clock()
         try:
             yield
         finally:
-            self.spent += self._clock() - began
+            cost = self._clock() - began
+            self.spent += cost
+            if kind is not None:
+                self._costs[kind] = cost
+                self._spent_at_admission += cost

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_figures(trainer: Any, figures: dict[str, Axes]) -> None:
-    """Add the figures of some axes to every TensorBoard logger of the Trainer, under the current step."""
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+def write_figures(trainer: Any, figures: dict[str, Axes], step: int) -> None:
+    """Add the figures of some axes to every TensorBoard logger of the Trainer."""
     for logger in _tensorboard_loggers(trainer):
         for tag, ax in figures.items():
             logger.experiment.add_figure(tag, ax.figure, global_step=step)

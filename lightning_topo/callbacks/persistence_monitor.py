@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
-from lightning_topo.callbacks._snapshot import Snapshot, covering_radius
+from lightning_topo.callbacks._snapshot import Cloud, Snapshot
 from lightning_topo.callbacks._tensorboard import has_tensorboard, write_figures
-from lightning_topo.functional import (
-    Persistence,
-    betti_at_scale,
-    farthest_point_sample,
-    persistence_entropy,
-    total_persistence,
-)
+from lightning_topo.functional import Persistence, persistence_entropy, total_persistence
+from lightning_topo.functional.betti import betti_of_distances
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+# What a group's three figures take, until it has been measured.
+_FIGURES_SECONDS = 0.3
+# What the figures at the end may take in any run.
+_GRANTED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     Logged as ``topology/<group>/{betti_k, entropy_k, total_persistence_k, drift_k, certified_betti_k,
     covering_radius, diameter}`` and ``topology/coverage``. With a TensorBoard logger, figures of the diagrams, the
     barcode and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started)
-    are added at measurements 1, 2, 4, 8, ... and at the last.
+    are made of measurements 1, 2, 4, 8, ... and of the last. They wait until ``max_overhead`` allows them, and one that
+    still waits when the group's next is due gives way to it. At the end a second is spent on those that are left, or
+    what ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step, and at the end of training.
 
@@ -124,7 +123,8 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         self._last: dict[str, Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
-        self._undrawn: dict[str, Snapshot] = {}
+        self._due_figures: dict[str, tuple[int, Snapshot]] = {}
+        self._latest: dict[str, tuple[int, Snapshot]] = {}
         self._measured_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,10 +174,11 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         """Measure what training ended with."""
         if self._found:
             self._measure(trainer, pl_module)
-            with self.never_fatal():
-                for name, snapshot in self._undrawn.items():
-                    write_figures(trainer, self._draw(name, snapshot))
-                self._undrawn = {}
+            self._draw_last(trainer, {**self._due_figures, **self._latest})
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Draw the figures that have waited."""
+        self._draw_last(trainer, self._due_figures)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -206,6 +207,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if metrics:
             with self._budget.spending():
                 self.write(trainer, metrics)
+        for name in list(self._due_figures):
+            if self._budget.affords("figures", guess=_FIGURES_SECONDS):
+                self._draw(trainer, name, *self._due_figures.pop(name))
 
     def _measure_group(self, group: NeuronGroup, trainer: Any, model: Any) -> dict[str, float]:
         points = group.points(model)
@@ -213,45 +217,55 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not bool(points.isfinite().all()):
             self.warn_diverged(group, step)
             return {}
-        snapshot, first = self._snapshot(group.name, points), self._first[group.name]
+        cloud = Cloud(points)
+        snapshot, first = self._snapshot(group.name, cloud), self._first[group.name]
         self._n_measured[group.name] = self._n_measured.get(group.name, 0) + 1
-        betti_points = points[self._betti_indices[group.name].to(points.device)]
+        all_or_many = cloud.distances(self._betti_indices[group.name])
         record = PersistenceRecord(
             step,
             group.name,
-            betti_at_scale(betti_points, self.scale, self.betti_max_dim),
+            betti_of_distances(all_or_many, self.scale, self.betti_max_dim),
             persistence_entropy(snapshot.diagrams),
             total_persistence(snapshot.diagrams),
             snapshot.drift_from(first),
             snapshot.certified_since(first, self.scale),
-            covering_radius(points, first.indices),
+            cloud.covering_radius(first.indices),
             snapshot.diagrams.diameter,
         )
         self.remember([record])
         if self.figures and has_tensorboard(trainer):
-            self._undrawn[group.name] = snapshot
-            if self._n_measured[group.name].bit_count() == 1:
-                write_figures(trainer, self._draw(group.name, self._undrawn.pop(group.name)))
+            due = self._n_measured[group.name].bit_count() == 1
+            (self._due_figures if due else self._latest)[group.name] = (step, snapshot)
+            if due:
+                self._latest.pop(group.name, None)
         return _metrics(record)
 
-    def _snapshot(self, name: str, points: Tensor) -> Snapshot:
+    def _snapshot(self, name: str, cloud: Cloud) -> Snapshot:
         if name not in self._first:
-            indices, _ = farthest_point_sample(points, self.max_neurons)
-            self._betti_indices[name] = farthest_point_sample(points, self.betti_max_neurons)[0].cpu()
-            self._first[name] = self._last[name] = Snapshot.take(points, indices.cpu(), self.max_dim)
-        elif name not in self._last or not self._last[name].still_holds(points, self.tolerance):
-            self._last[name] = Snapshot.take(points, self._first[name].indices, self.max_dim)
+            self._betti_indices[name] = cloud.farthest_point_sample(self.betti_max_neurons)
+            indices = cloud.farthest_point_sample(self.max_neurons)
+            self._first[name] = self._last[name] = Snapshot.take(cloud, indices, self.max_dim)
+        elif name not in self._last or not self._last[name].still_holds(cloud, self.tolerance):
+            self._last[name] = Snapshot.take(cloud, self._first[name].indices, self.max_dim)
         return self._last[name]
 
-    def _draw(self, name: str, snapshot: Snapshot) -> dict[str, Axes]:
-        start = self._first[name].points
-        plane = None if start.shape[1] == 2 else principal_plane(start)
-        axes = {
-            "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self.scale),
-            "barcode": plot_barcode(snapshot.diagrams, scale=self.scale),
-            "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
-        }
-        return {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}
+    def _draw_last(self, trainer: Any, figures: dict[str, tuple[int, Snapshot]]) -> None:
+        granted = self._budget.spent + _GRANTED_SECONDS
+        for name, (step, snapshot) in figures.items():
+            if self._budget.spent < granted or self._budget.affords("figures", share=1.0):
+                self._draw(trainer, name, step, snapshot)
+        self._due_figures, self._latest = {}, {}
+
+    def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot) -> None:
+        with self.never_fatal(), self._budget.spending(kind="figures"):
+            start = self._first[name].points
+            plane = None if start.shape[1] == 2 else principal_plane(start)
+            axes = {
+                "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self.scale),
+                "barcode": plot_barcode(snapshot.diagrams, scale=self.scale),
+                "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
+            }
+            write_figures(trainer, {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}, step)
 
 
 def _metrics(record: PersistenceRecord) -> dict[str, float]:

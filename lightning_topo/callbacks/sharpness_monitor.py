@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from lightning_topo.functional import sharpness
 
 _MAX_ITER = 40
 _TOLERANCE = 1e-2
+# One measurement took as long as 50 to 60 forward passes of a convolutional net and of a transformer.
+_FORWARD_PASSES = 60
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         super().__init__(every_n_train_steps, max_overhead)
         self._armed = False
         self._last_step: int | None = None
+        self._batch_began = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
@@ -77,24 +82,43 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Arm the monitor at the first batch of a due step."""
         step = trainer.global_step
-        due = step % self.every_n_train_steps == 0 and step != self._last_step
-        self._armed = self.active and due and self._budget.admits()
+        self._armed = self.active and step % self.every_n_train_steps == 0 and step != self._last_step
         self._last_step = step
+        self._batch_began = time.perf_counter()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Measure on the graph of the loss, which stays as it is."""
         if not self._armed:
             return
         self._armed = False
+        forward = time.perf_counter() - self._batch_began
+        if not self._budget.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * _batches(trainer)):
+            return
         with self.never_fatal(), self._budget.spending(pl_module.device):
             value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
             record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
             self.remember([record])
             self.write(trainer, {"sharpness/lambda_max": record.lambda_max, "sharpness/inverse": record.inverse})
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say so when the run was too short to measure anything."""
+        if self.active and self._budget.due and not self._budget.made:
+            self._warn_once(
+                f"SharpnessMonitor measured nothing: one measurement takes about as long as {_FORWARD_PASSES // 3} "
+                f"training steps, more than max_overhead={self.max_overhead:g} leaves in a run of this length. Pass a "
+                "larger max_overhead, or None to measure every due step."
+            )
+
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
         return {"inverse sharpness": ["sharpness/inverse"]}
+
+
+def _batches(trainer: Any) -> float:
+    """Training batches of the whole run, as far as its limits tell."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    return min(epochs * trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:

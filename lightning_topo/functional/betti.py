@@ -79,8 +79,11 @@ def betti_at_scale(points: Tensor, scale: float = 0.25, max_dim: int = 2) -> tup
     """
     if max_dim < 0:
         raise ValueError(f"betti_at_scale expects max_dim >= 0, but got {max_dim}.")
-    scale = _valid(scale, "betti_at_scale")
-    distances = pairwise_distances(points)
+    return betti_of_distances(pairwise_distances(points), _valid(scale, "betti_at_scale"), max_dim)
+
+
+def betti_of_distances(distances: Tensor, scale: float, max_dim: int) -> tuple[int, ...]:
+    """The same from the symmetric float64 matrix of distances, shape (n, n)."""
     adjacency = distances <= (scale + ROUNDING) * distances.max()
     del distances
     connected = adjacency.sum(1) > 1

@@ -98,10 +98,17 @@ def persistence(
     if max_neurons is not None and max_neurons < len(cloud):
         indices, covering_radius = farthest_point_sample(cloud, max_neurons)
         cloud = cloud[indices]
-    distances = pairwise_distances(cloud).cpu().numpy()
+    return persistence_of_distances(pairwise_distances(cloud), max_dim, covering_radius, engine)
+
+
+def persistence_of_distances(
+    matrix: Tensor, max_dim: int, covering_radius: float = 0.0, engine: Engine = "auto"
+) -> Persistence:
+    """The same from the symmetric float64 matrix of distances, shape (n, n)."""
+    distances = matrix.cpu().numpy()
     diagrams = [_components(distances)]
     # A flag complex needs 2k + 2 vertices for a k-dimensional hole.
-    top = min(max_dim, len(cloud) // 2 - 1)
+    top = min(max_dim, len(distances) // 2 - 1)
     if top >= 1:
         diagrams += _holes(distances, top, engine)
     diagrams += [np.empty((0, 2))] * (max_dim + 1 - len(diagrams))
@@ -109,7 +116,7 @@ def persistence(
         diagrams=tuple(torch.from_numpy(_sorted(diagram)) for diagram in diagrams),
         diameter=float(distances.max()),
         covering_radius=covering_radius,
-        n_points=len(cloud),
+        n_points=len(distances),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -47,13 +49,21 @@ def farthest_point_sample(points: Tensor, k: int) -> tuple[Tensor, float]:
     n = len(x)
     if k >= n:
         return torch.arange(n, device=points.device), 0.0
-    matrix = pairwise_distances(x) if n <= min(_MATRIX_POINTS, _MATRIX_ROWS_PER_STEP * k) else None
-    chosen = torch.empty(k, dtype=torch.long, device=x.device)
-    nearest = x.new_full((n,), torch.inf)
-    farthest = (x - x.mean(0)).square().sum(1).argmax()
+    if n <= min(_MATRIX_POINTS, _MATRIX_ROWS_PER_STEP * k):
+        matrix = pairwise_distances(x)
+        chosen, radius = choose_farthest(x, k, lambda index: matrix[index])
+    else:
+        chosen, radius = choose_farthest(x, k, lambda index: distances_to(x, index))
+    return chosen.to(points.device), radius
+
+
+def choose_farthest(points: Tensor, k: int, distances_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """The same for k < n float64 points, with the distances of a point to all, shape (n,), at hand."""
+    chosen = torch.empty(k, dtype=torch.long, device=points.device)
+    nearest = points.new_full((len(points),), torch.inf)
+    farthest = (points - points.mean(0)).square().sum(1).argmax()
     for step in range(k):
         chosen[step] = farthest
-        row = distances_to(x, farthest) if matrix is None else matrix[farthest]
-        nearest = torch.minimum(nearest, row)
+        nearest = torch.minimum(nearest, distances_of(farthest))
         farthest = nearest.argmax()
-    return chosen.to(points.device), float(nearest[farthest])
+    return chosen, float(nearest[farthest])

@@ -16,11 +16,15 @@ GREY = "#8a8a8a"
 LIGHT_GREY = "#f1f1f1"
 
 
-def new_axes() -> Axes:
-    """Make axes on a figure of 640x480 pixels that pyplot never hears of: no backend is needed and none leaks."""
+def new_axes(left: float = 0.13, right: float = 0.97, bottom: float = 0.11) -> Axes:
+    """Make axes on a figure of 640x480 pixels that pyplot never hears of: no backend is needed and none leaks.
+
+    The margins are given, as shares of width and height: a layout engine would take longer than all the drawing.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained").subplots()
+    margins = {"left": left, "right": right, "bottom": bottom, "top": 0.92}
+    return Figure(figsize=(6.4, 4.8), dpi=100).subplots(gridspec_kw=margins)
 
 
 def dimension_style(dimension: int) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def plot_barcode(persistence: Persistence, ax: Axes | None = None, *, scale: flo
     """
     if max_bars < 1:
         raise ValueError(f"expected max_bars >= 1, got {max_bars}")
-    ax = new_axes() if ax is None else ax
+    ax = new_axes(left=0.03) if ax is None else ax
     diagrams = [np.asarray(diagram.cpu(), dtype=float) for diagram in persistence.diagrams]
     t = scale * persistence.diameter
     finite = np.concatenate([diagram[np.isfinite(diagram)] for diagram in diagrams] or [np.zeros(0)])

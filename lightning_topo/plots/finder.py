@@ -57,7 +57,7 @@ def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['held', 'broke', 'last loss', 'η* = 0.105', 'suggestion 0.0524']
     """
-    ax = new_axes() if ax is None else ax
+    ax = new_axes(right=0.87, bottom=0.24) if ax is None else ax
     losses = ax.twinx()
     ax.set_zorder(losses.get_zorder() + 1)
     ax.patch.set_visible(False)

@@ -100,7 +100,7 @@ def plot_neuron_cloud(
     start = points if start is None else start
     if points.ndim != 2 or start.ndim != 2 or len(points) != len(start):
         raise ValueError(f"expected clouds (n, D) of equal n, got {tuple(points.shape)} and {tuple(start.shape)}")
-    ax = new_axes() if ax is None else ax
+    ax = new_axes(right=0.97 if start is points else 0.78) if ax is None else ax
     shown = points.isfinite().all(1) & start.isfinite().all(1).to(points.device)
     ax.set_title(_title(len(points), int(shown.sum()), start is not points))
     if not shown.any():

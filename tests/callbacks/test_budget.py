@@ -79,3 +79,35 @@ def test_a_failing_measurement_is_charged_too():
     with pytest.raises(RuntimeError):
         fail()
     assert budget.spent == 7.0
+
+
+def test_a_dear_first_measurement_waits_for_a_run_that_can_pay_it():
+    clock = Clock()
+    budget = OverheadBudget(0.1, clock)
+    budget.start()
+    assert budget.admits("cheap", guess=0.9)
+    assert not budget.admits("dear", guess=10.0)
+    assert not budget.admits("dear", guess=10.0, run_time=199.0)
+    assert budget.admits("dear", guess=10.0, run_time=201.0)
+    with budget.spending():
+        clock.now += 10.0
+    assert not budget.admits("dear", run_time=1e9)  # its cost is known by now: only time that has passed counts
+
+
+def test_other_work_is_not_charged_to_the_measurement_before_it():
+    clock = Clock()
+    budget = OverheadBudget(0.5, clock)
+    budget.start()
+    assert budget.admits()
+    with budget.spending():
+        clock.now += 1.0
+    assert not budget.affords("figures", guess=3.0)
+    clock.now += 16.0
+    assert budget.affords("figures", guess=3.0)
+    with budget.spending(kind="figures"):
+        clock.now += 3.0
+    assert budget.spent == 4.0
+    assert not budget.affords("figures")  # 4 + 3 > a quarter of 16
+    assert budget.affords("figures", share=1.0)
+    clock.now += 4.0
+    assert budget.admits()  # 4 + 1 <= a quarter of 20

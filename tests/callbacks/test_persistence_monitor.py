@@ -78,7 +78,8 @@ def test_tolerance_keeps_diagrams_that_have_hardly_moved(classifier, trainer, da
     calls = []
     import lightning_topo.callbacks._snapshot as where
 
-    monkeypatch.setattr(where, "persistence", lambda *args: calls.append(1) or persistence(*args))
+    diagrams = where.persistence_of_distances
+    monkeypatch.setattr(where, "persistence_of_distances", lambda *args: calls.append(1) or diagrams(*args))
 
     def run(tolerance):
         calls.clear()

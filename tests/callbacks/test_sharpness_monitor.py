@@ -109,3 +109,31 @@ def test_a_loss_without_second_derivatives_warns_once(smooth, trainer, data):
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         lt.SharpnessMonitor(**options)
+
+
+class Slow(pl.Callback):
+    """Makes the time before the backward pass look long."""
+
+    def __init__(self, monitor):
+        self.monitor = monitor
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.monitor._batch_began -= 10.0
+
+
+def test_a_run_too_short_to_pay_for_a_measurement_says_so(smooth, trainer, data):
+    monitor = lt.SharpnessMonitor()
+    with pytest.warns(UserWarning, match="SharpnessMonitor measured nothing.*max_overhead=0.05"):
+        trainer([monitor, Slow(monitor)]).fit(smooth(), data())
+    assert monitor.history == []
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 1000}, {"max_epochs": -1, "max_steps": 1000}])
+def test_a_long_run_pays_for_its_first_measurement(limits, smooth, trainer, data):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = True
+
+    monitor = lt.SharpnessMonitor()
+    trainer([monitor, Slow(monitor), Stop()], **limits).fit(smooth(), data())
+    assert len(monitor.history) == 1
