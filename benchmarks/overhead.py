@@ -3,9 +3,10 @@
     python benchmarks/overhead.py [--seconds 60] [--repeats 5] [--network MLP] [--json overhead.json]
 
 Each repetition trains the same network for the same number of steps without a monitor and with each one at its
-defaults, one run after the other in one process; the table has the median of the ratios of processor time. The second
-table is the time of one measurement against the number of neurons. One thread, so that a free core hides nothing.
-A monitor's first measurement is always made, so that runs of a few seconds cost more.
+defaults, in four threads of one process that take turns of half a second, so that other load on the machine meets all
+of them; the table has the median of the ratios of processor time. The second table is the time of one measurement
+against the number of neurons. torch has one thread, so that a free core hides nothing. A monitor's first measurements
+are made in any run, so that runs of a few seconds cost more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import math
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -113,8 +115,62 @@ class Module(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-4)
 
 
-def train(network: str, monitor: pl.Callback | None, steps: int) -> float:
-    """Processor seconds of a fit, the monitor's own set-up included; other load disturbs them less than wall time."""
+class Turns:
+    """Lets threads run one at a time, in turns of half a second, so that other load meets all of them alike."""
+
+    def run(self, tasks: dict[str, Callable[[], None]]) -> dict[str, float]:
+        """Processor seconds of each task's thread."""
+        self._events = {name: threading.Event() for name in tasks}
+        self._order = list(tasks)
+        self._since = time.perf_counter()
+        seconds: dict[str, float] = {}
+
+        def body(name: str, task: Callable[[], None]) -> None:
+            self._events[name].wait()
+            began = time.thread_time()
+            task()
+            seconds[name] = time.thread_time() - began
+            self._leave(name)
+
+        threads = [threading.Thread(target=body, args=item) for item in tasks.items()]
+        for thread in threads:
+            thread.start()
+        self._events[self._order[0]].set()
+        for thread in threads:
+            thread.join()
+        return seconds
+
+    def step(self, name: str) -> None:
+        """Called by the thread whose turn it is: hands over when its half second is over."""
+        if time.perf_counter() - self._since > 0.5 and len(self._order) > 1:
+            following = self._after(name)
+            self._events[name].clear()
+            self._hand_to(following)
+            self._events[name].wait()
+
+    def _leave(self, name: str) -> None:
+        following = self._after(name)
+        self._order.remove(name)
+        if self._order:
+            self._hand_to(following)
+
+    def _after(self, name: str) -> str:
+        return self._order[(self._order.index(name) + 1) % len(self._order)]
+
+    def _hand_to(self, name: str) -> None:
+        self._since = time.perf_counter()
+        self._events[name].set()
+
+
+class TakeTurns(pl.Callback):
+    def __init__(self, turns: Turns, name: str) -> None:
+        self.turns, self.name = turns, name
+
+    def on_train_batch_end(self, *args: object) -> None:
+        self.turns.step(self.name)
+
+
+def train(network: str, callbacks: list[pl.Callback], steps: int) -> None:
     make, batch_size = NETWORKS[network]
     pl.seed_everything(0, verbose=False)
     module, x = make()
@@ -124,33 +180,41 @@ def train(network: str, monitor: pl.Callback | None, steps: int) -> float:
             max_steps=steps,
             accelerator="cpu",
             logger=TensorBoardLogger(folder),
-            callbacks=[] if monitor is None else [monitor],
+            callbacks=callbacks,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        began = time.process_time()
         trainer.fit(Module(module), data)
-        return time.process_time() - began
+
+
+def processor_seconds(network: str, monitors: dict[str, pl.Callback | None], steps: int) -> dict[str, float]:
+    """Of one fit with each monitor, its set-up included, run in turns."""
+    turns = Turns()
+
+    def task(name: str, monitor: pl.Callback | None) -> Callable[[], None]:
+        callbacks = [TakeTurns(turns, name)] + ([] if monitor is None else [monitor])
+        return lambda: train(network, callbacks, steps)
+
+    return turns.run({name: task(name, monitor) for name, monitor in monitors.items()})
 
 
 def overhead(networks: list[str], seconds: float, repeats: int) -> list[dict]:
     rows = []
     for network in networks:
-        train(network, lt.PersistenceMonitor(), 3)  # imports and caches
-        steps = max(10, round(seconds / train(network, None, 20) * 20))
+        train(network, [lt.PersistenceMonitor()], 3)  # imports and caches
+        short, long = (processor_seconds(network, {"none": None}, steps)["none"] for steps in (10, 60))
+        steps = max(10, round(seconds / (long - short) * 50))
         ratios: dict[str, list[float]] = {name: [] for name in MONITORS}
         coverage = {}
         for _ in range(repeats):
-            times = {}
-            for name, make in MONITORS.items():
-                monitor = make()
-                times[name] = train(network, monitor, steps)
-                if monitor is not None:
-                    coverage[name] = monitor._budget.coverage
+            monitors = {name: make() for name, make in MONITORS.items()}
+            times = processor_seconds(network, monitors, steps)
             for name, value in times.items():
                 ratios[name].append(value / times["none"])
-            print(network, {name: round(value, 2) for name, value in times.items()}, flush=True)
+                if monitors[name] is not None:
+                    coverage[name] = monitors[name]._budget.coverage
+            print(network, steps, {name: round(value, 2) for name, value in times.items()}, flush=True)
         parameters = sum(p.numel() for p in NETWORKS[network][0]()[0].parameters())
         rows += [
             {

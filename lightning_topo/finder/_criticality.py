@@ -14,8 +14,11 @@ from lightning_topo.neurons import NeuronGroup
 _ALWAYS_EXACT = 10**8
 # Neurons that are always evaluated: a rate that is far too high shows among them.
 _FASTEST = 64
-# Distances of the start cloud are kept for up to this many neurons (128 MiB).
+# Distances are kept for up to this many neurons (twice 64 MiB).
 _MAX_KEPT = 4096
+# A bound that leaves more than this share of the neurons is taken from new distances: they cost as much as evaluating
+# two thirds of the neurons, and serve for some time.
+_MANY = 0.25
 # Relative error allowed for distances that come from a matrix product.
 _GRAM_ERROR = 1e-9
 
@@ -23,7 +26,8 @@ _GRAM_ERROR = 1e-9
 class CriticalityMeter:
     r"""Criticality of the updates of one neuron group, for trials that all start from the same points.
 
-    With start positions :math:`p^0`, displacement s = p - p⁰ and update u, both taken relative to their mean,
+    With positions :math:`p^0` of an earlier time (the start; a later one where the neurons have left it far behind),
+    displacement s = p - p⁰ and update u, both taken relative to their mean,
 
     .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
 
@@ -39,9 +43,8 @@ class CriticalityMeter:
     def __init__(self, model: nn.Module, group: NeuronGroup) -> None:
         self.group = group
         self._model = model
-        self._start: Tensor | None = None
-        self._distances: Tensor | None = None
-        self._closest = 0.0
+        self._start: _Reference | None = None
+        self._recent: _Reference | None = None
 
     def points(self) -> Tensor:
         """The neuron cloud now, shape (n, D)."""
@@ -64,12 +67,29 @@ class CriticalityMeter:
 
     def _suspects(self, before: Tensor, update: Tensor) -> Tensor:
         """Neurons of the pairs whose bound reaches 1."""
-        if self._start is None or self._distances is None:
-            self._start, self._distances = before, _lower_distances(before)
-            self._closest = float(self._distances.fill_diagonal_(math.inf).min())
-        moved = _spread(before, self._start)
+        if self._start is None:
+            self._start = _Reference(before)
+        suspects = self._start.suspects(before, update)
+        if len(suspects) > _MANY * len(before) and self._recent is not None:
+            suspects = self._recent.suspects(before, update)
+        if len(suspects) > _MANY * len(before):
+            # The neurons have moved too far since. The new distances serve the following updates, too.
+            self._recent = _Reference(before)
+            suspects = self._recent.suspects(before, update)
+        return suspects
+
+
+class _Reference:
+    """A cloud at one time with all its distances, which bound those of later times."""
+
+    def __init__(self, points: Tensor) -> None:
+        self._points = points
+        self._distances = _lower_distances(points).fill_diagonal_(math.inf)
+        self._closest = float(self._distances.min())
+
+    def suspects(self, before: Tensor, update: Tensor) -> Tensor:
         # The bound reaches 1 where |u_i| + |s_i| + |u_j| + |s_j| reaches the distance at the start.
-        reach = update + moved
+        reach = update + _spread(before, self._points)
         if 2 * float(reach.max()) < self._closest:
             return reach.new_zeros(0, dtype=torch.long)
         return (reach[:, None] + reach[None, :] >= self._distances).any(1).nonzero().squeeze(1)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 Status = Literal["found", "not_reached", "below_min"]
 
-DEFAULT_SAFETY = 0.5
+# Of the shares tried on the benchmark, the largest at which no task ended at chance or diverged (benchmarks/finder.py).
+DEFAULT_SAFETY = 0.25
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class TopologicalLRResult:
 
         Example:
             >>> TopologicalLRResult("found", (0.1, 0.1), ()).suggestion()
-            0.05
+            0.025
         """
         if not 0 < safety <= 1:
             raise ValueError(f"expected 0 < safety <= 1, got {safety}")

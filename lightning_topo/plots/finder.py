@@ -35,7 +35,7 @@ class _Result(Protocol):
     def suggestion(self, safety: float) -> float | None: ...
 
 
-def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0.5) -> Axes:
+def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0.25) -> Axes:
     r"""Plot the trials of a search for the critical learning rate.
 
     Each trial is the point (η, largest κ); it broke where κ >= 1, above the dashed line. Trials without a finite κ lie
@@ -55,7 +55,7 @@ def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0
         >>> trials = (Trial(0.3, False, 2, 9.0, (2.3, 4.0)), Trial(0.1, True, None, 0.8, (2.3, 0.4)))
         >>> ax = plot_lr_search(TopologicalLRResult("found", (0.1, 0.11), trials))
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['held', 'broke', 'last loss', 'η* = 0.105', 'suggestion 0.0524']
+        ['held', 'broke', 'last loss', 'η* = 0.105', 'suggestion 0.0262']
     """
     ax = new_axes(right=0.87, bottom=0.24) if ax is None else ax
     losses = ax.twinx()
