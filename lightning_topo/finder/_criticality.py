@@ -19,8 +19,10 @@ _MAX_KEPT = 4096
 # A bound that leaves more than this share of the neurons is taken from new distances: they cost as much as evaluating
 # two thirds of the neurons, and serve for some time.
 _MANY = 0.25
-# Relative error allowed for distances that come from a matrix product.
-_GRAM_ERROR = 1e-9
+# Error allowed for squared distances that come from a matrix product, relative to the points' squared norms: far above
+# that of single precision, and far below what would make the bound useless.
+_GRAM_ERROR = 1e-4
+_BLOCK = 512
 
 
 class CriticalityMeter:
@@ -84,7 +86,7 @@ class _Reference:
 
     def __init__(self, points: Tensor) -> None:
         self._points = points
-        self._distances = _lower_distances(points).fill_diagonal_(math.inf)
+        self._distances = _lower_distances(points)
         self._closest = float(self._distances.min())
 
     def suspects(self, before: Tensor, update: Tensor) -> Tensor:
@@ -108,10 +110,17 @@ def _spread(to: Tensor, since: Tensor) -> Tensor:
 
 
 def _lower_distances(points: Tensor) -> Tensor:
-    """Pairwise distances, not above the true ones, shape (n, n), in single precision."""
-    x = points.cpu().double() if points.device.type == "mps" else points.double()
+    """Pairwise distances, not above the true ones, infinite to oneself, shape (n, n), in single precision."""
+    exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
+    x = points if exact or points.device.type == "mps" else points.double()
     x = x - x.mean(0)
     norms = x.square().sum(1)
-    sums = norms[:, None] + norms[None, :]
-    squared = torch.addmm(sums, x, x.T, alpha=-2.0).sub_(sums, alpha=_GRAM_ERROR).clamp_min_(0)
-    return squared.sqrt_().mul_(1 - 1e-6).to(points.device, torch.float32)
+    distances = points.new_empty(len(x), len(x), dtype=torch.float32)
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        # |x - y|² less what rounding may have added to it.
+        sums = (norms[rows, None] + norms[None, start:]).mul_(1 - _GRAM_ERROR)
+        block = torch.addmm(sums, x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
+        distances[rows, start:] = block
+        distances[start:, rows] = block.T
+    return distances.fill_diagonal_(math.inf)
