@@ -270,9 +270,11 @@ def flattened(model: nn.Module) -> dict[str, tuple[nn.Parameter, Piece]]:
         for i, (name, owner, path) in enumerate(flat._param_infos):
             shard, shape = flat._shard_param_infos[i], tuple(flat._shapes[i])
             first, count, start = (
-                (shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx) if shard.in_shard else (0, 0, 0)
+                (shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx)
+                if shard.in_shard
+                else (0, 0, 0)
             )
-            local = flat._local_shard.detach()[first : first + count]
+            local = getattr(flat, "_local_shard", flat).detach()[first : first + count]  # the latter before a forward pass
             piece = _Interval(shape, local, (handle.process_group,), device, True, start)
             places[id(owner), name] = flat._params[i], piece
             found[f"{prefix}.{path}.{name}"] = places[id(owner), name]

@@ -28,7 +28,7 @@ class StandIn(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *args: Any) -> StandIn:  # noqa: D102
+    def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *args: Any) -> StandIn:
         return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
 
     def __init__(

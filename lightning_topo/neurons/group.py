@@ -22,6 +22,7 @@ from lightning_topo.neurons._sharded import (
 )
 from lightning_topo.neurons._stand_in import StandIn
 
+
 @dataclass(frozen=True)
 class Member:
     r"""Where the units of a group lie on one axis of one parameter or buffer.
@@ -184,7 +185,9 @@ class NeuronGroup:
         if order.shape != (n,) or not torch.equal(order.sort().values, torch.arange(n)):
             raise ValueError(f"expected a permutation of 0 ... {n - 1} for group {self.name!r}, got {permutation}")
         if any(piece is not None for _, _, piece in located):
-            raise ValueError(f"parameters of group {self.name!r} are sharded over processes; exchange units before that")
+            raise ValueError(
+                f"parameters of group {self.name!r} are sharded over processes; exchange units before that"
+            )
         for member, tensor, _ in located:
             if isinstance(tensor, StandIn):
                 tensor.then(partial(_permute, member, order))
