@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_topo._lightning import Callback
+from lightning_topo._lightning import Callback, shards_parameters
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._random_state import random_state_kept
@@ -56,6 +56,7 @@ class TopologicalLearningRateFinder(Callback):
 
     Raises:
         ValueError: When an option is out of range.
+        TypeError: At the start of a fit whose strategy shards the parameters over the processes.
 
     Example:
         >>> finder = TopologicalLearningRateFinder(safety=0.25)
@@ -99,6 +100,11 @@ class TopologicalLearningRateFinder(Callback):
         """Take over the result of the run that is resumed."""
         saved = state_dict["result"]
         self.result = None if saved is None else TopologicalLRResult.from_dict(saved)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse strategies under which nothing can be found."""
+        if stage == "fit" and self.result is None and not trainer.fast_dev_run:
+            require_whole_parameters(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
@@ -177,6 +183,16 @@ _ADVICE = {
 }
 
 
+def require_whole_parameters(trainer: Any) -> None:
+    """Raise a TypeError where parameters are sharded, at the start: trials could not tell whether all neurons hold."""
+    if shards_parameters(trainer.strategy):
+        raise TypeError(
+            f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
+            f"{type(trainer.strategy).__name__}, which shards the parameters; find the learning rate of a model that "
+            "fits on one device, or train without the finder"
+        )
+
+
 def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:
     """The base rates of the run's optimizers, relative to the model's attribute where there is one."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -184,6 +200,7 @@ def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRat
 
 
 def _require_supported(trainer: Any) -> None:
+    require_whole_parameters(trainer)
     if type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
         raise TypeError(
             "expected a training_step(batch, ...), got one that takes dataloader_iter and fetches its own batches; the "

@@ -165,15 +165,20 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """As ``copy.deepcopy``, also of what FSDP has taken hold of, and which refuses to be copied."""
     held = [module for module in model.modules() if _fsdp2(module) or "_fsdp_wrapped_module" in module._modules]
     for module in held:  # all of them before any is filled: they may refer to each other
-        kind = next((base for base in type(module).__bases__ if base.__name__ != "FSDPModule"), nn.Module)
-        memo[id(module)] = kind.__new__(kind) if _fsdp2(module) else nn.Module()
+        memo[id(module)] = object.__new__(_plain_class(module)) if _fsdp2(module) else nn.Module()
     for module in held:
         if _fsdp2(module):
-            state = {k: v for k, v in module.__reduce_ex__(2)[2].items() if not k.startswith("__composable_api_state")}
+            attributes: Any = module.__reduce_ex__(2)[2]
+            state = {key: value for key, value in attributes.items() if not key.startswith("__composable_api_state")}
             memo[id(module)].__setstate__(copy.deepcopy(state, memo))
         else:
             memo[id(module)].add_module("_fsdp_wrapped_module", copy.deepcopy(module._fsdp_wrapped_module, memo))
     return copy.deepcopy(model, memo)
+
+
+def _plain_class(module: nn.Module) -> type:
+    """The class of which ``fully_shard`` has made one of its own."""
+    return next(base for base in type(module).__bases__ if base.__name__ != "FSDPModule")
 
 
 def _fsdp2(module: nn.Module) -> bool:

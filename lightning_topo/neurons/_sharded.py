@@ -49,19 +49,37 @@ class Piece(ABC):
 
 @dataclass(frozen=True, eq=False)
 class _Box(Piece):
-    """The piece of a DTensor: along each axis, the positions of the whole that are held here, ascending."""
+    """The piece of a DTensor: some positions along each axis, which torch keeps as rules."""
 
-    held: tuple[Tensor, ...]
+    rules: tuple[tuple[int, int, Any], ...]  # coordinate, size and placement for each axis of the mesh
 
     def copy_to(self, block: Tensor, axis: int, positions: Tensor) -> None:
+        held = self._held()
         if not self.local.numel():
             return
-        nearest = torch.searchsorted(self.held[axis], positions).clamp_max_(len(self.held[axis]) - 1)
-        hit = self.held[axis][nearest] == positions
-        targets = list(self.held)
-        targets[axis] = hit.nonzero().squeeze(1)
-        grid = [target.view(-1, *[1] * (len(targets) - 1 - i)) for i, target in enumerate(targets)]
+        nearest = torch.searchsorted(held[axis], positions).clamp_max_(len(held[axis]) - 1)
+        hit = held[axis][nearest] == positions
+        held[axis] = hit.nonzero().squeeze(1)
+        grid = [target.view(-1, *[1] * (len(held) - 1 - i)) for i, target in enumerate(held)]
         block[tuple(grid)] = self.local.index_select(axis, nearest[hit].to(self.local.device)).to(block)
+
+    def _held(self) -> list[Tensor]:
+        """Which positions of each axis are held here, ascending."""
+        held = [torch.arange(size) for size in self.shape]
+        for which, parts, placement in self.rules:
+            axis = getattr(placement, "dim", None)
+            if axis is not None:  # from left to right, a strided one in each of several stretches of the axis
+                stretches = getattr(placement, "split_factor", 1)
+                cut = [_chunk(held[axis], stretches, i) for i in range(stretches)]
+                held[axis] = torch.cat([_chunk(stretch, parts, which) for stretch in cut])
+        shape = tuple(map(len, held))
+        if shape != tuple(self.local.shape):
+            placements = tuple(placement for _, _, placement in self.rules)
+            raise ValueError(
+                f"expected a shard of shape {shape} of {self.shape} placed as {placements}, got "
+                f"{tuple(self.local.shape)}; this way of sharding is not supported"
+            )
+        return [positions.to(self.device) for positions in held]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,31 +233,19 @@ def _fail_together(failure: Exception | None, groups: Iterable[Any], device: tor
 
 
 def _box(tensor: Any) -> _Box:
-    """The piece of a DTensor, of whose local shards torch keeps the places as rules."""
-    mesh, held, counts = tensor.device_mesh, [torch.arange(size) for size in tensor.shape], True
-    for rank, size, placement in zip(mesh.get_coordinate(), mesh.shape, tensor.placements, strict=True):
-        axis = getattr(placement, "dim", None)
-        if axis is not None:  # from left to right, a strided one in each of several parts of the axis
-            parts = held[axis].tensor_split(_split_points(held[axis], getattr(placement, "split_factor", 1)))
-            held[axis] = torch.cat([_chunk(part, size, rank) for part in parts])
-        elif placement.is_replicate():
-            counts &= rank == 0
-        else:
+    mesh = tensor.device_mesh
+    rules = tuple(zip(mesh.get_coordinate(), mesh.shape, tensor.placements, strict=True))
+    for _, _, placement in rules:
+        if placement.is_partial():
             raise ValueError(f"expected parameters that are sharded or replicated, got one placed as {placement}")
-    local = tensor.detach().to_local()
-    if tuple(local.shape) != tuple(map(len, held)):
-        raise ValueError(
-            f"expected a local shard of shape {tuple(map(len, held))} for {tuple(tensor.shape)} placed as "
-            f"{tensor.placements}, got {tuple(local.shape)}; this way of sharding is not supported"
-        )
-    device = _communication_device(mesh.device_type)
-    groups = tuple(mesh.get_group(i) for i in range(mesh.ndim))
-    return _Box(tuple(tensor.shape), local, groups, device, counts, tuple(positions.to(device) for positions in held))
-
-
-def _split_points(positions: Tensor, parts: int) -> list[int]:
-    step = math.ceil(len(positions) / parts)
-    return [min(i * step, len(positions)) for i in range(1, parts)]
+    return _Box(
+        tuple(tensor.shape),
+        tensor.detach().to_local(),
+        tuple(mesh.get_group(i) for i in range(mesh.ndim)),
+        _communication_device(mesh.device_type),
+        all(which == 0 for which, _, placement in rules if placement.is_replicate()),
+        rules,
+    )
 
 
 def _chunk(positions: Tensor, parts: int, which: int) -> Tensor:
@@ -269,12 +275,11 @@ def flattened(model: nn.Module) -> dict[str, tuple[nn.Parameter, Piece]]:
         places: dict[tuple[int, str], tuple[nn.Parameter, Piece]] = {}
         for i, (name, owner, path) in enumerate(flat._param_infos):
             shard, shape = flat._shard_param_infos[i], tuple(flat._shapes[i])
-            first, count, start = (
-                (shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx)
-                if shard.in_shard
-                else (0, 0, 0)
-            )
-            local = getattr(flat, "_local_shard", flat).detach()[first : first + count]  # the latter before a forward pass
+            first, count, start = 0, 0, 0
+            if shard.in_shard:
+                first, count, start = shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx
+            held = getattr(flat, "_local_shard", flat)  # before the first forward pass it has no other name
+            local = held.detach()[first : first + count]
             piece = _Interval(shape, local, (handle.process_group,), device, True, start)
             places[id(owner), name] = flat._params[i], piece
             found[f"{prefix}.{path}.{name}"] = places[id(owner), name]

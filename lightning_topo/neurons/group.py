@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -160,6 +161,22 @@ class NeuronGroup:
             blocks = [member_rows(member, tensor, indices) for member, tensor, _ in located]
         return torch.cat([block.to(blocks[0].device) for block in blocks], dim=1)
 
+    def dimension(self, model: nn.Module) -> int:
+        """Number of coordinates $D$ of a point; nothing is read.
+
+        Args:
+            model: Module whose parameters the members name.
+
+        Raises:
+            ValueError: As ``n_units``.
+        """
+        shapes = [
+            (member, tensor.shape if piece is None else piece.shape)
+            for member, tensor, piece in self._locate(model)[1]
+            if isinstance(tensor, nn.Parameter)
+        ]
+        return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
+
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of ``model`` that hold the group's points, each once; buffers left out.
 
@@ -197,11 +214,14 @@ class NeuronGroup:
     def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor, Piece | None]]]:
         """Number of units, and each member with its tensor; slices that tied names repeat come once."""
         located: dict[tuple[int, ...], tuple[int, tuple[Member, Tensor, Piece | None]]] = {}
-        flat = flattened(model)
-        by_name = {canonical_name(name): part for name, part in flat.items()}
+        flat = {canonical_name(name): part for name, part in flattened(model).items()}
         for member in self.members:
-            tensor, piece = by_name.get(canonical_name(member.parameter), (None, None))
-            if tensor is None:
+            tensor: Tensor
+            piece: Piece | None
+            name = canonical_name(member.parameter)
+            if name in flat:
+                tensor, piece = flat[name]
+            else:
                 tensor = find_tensor(model, member.parameter)
                 piece = piece_of(tensor)
             whole = tensor if piece is None else piece.meta
