@@ -1,6 +1,7 @@
 """Settings of the whole suite, and real processes for the tests that need several."""
 
 import os
+import pickle
 import socket
 import sys
 import time
@@ -24,10 +25,10 @@ def _enter(function, args, rank, count, port, results):
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "RANK": rank}
     os.environ.update({key: str(value) for key, value in (environment | {"WORLD_SIZE": count}).items()})
     try:
-        results.put((rank, function(rank, *args), None))
+        results.put((rank, pickle.dumps(function(rank, *args)), None))  # tensors by value, not in shared memory
         code = 0
     except BaseException:
-        results.put((rank, None, traceback.format_exc()))
+        results.put((rank, pickle.dumps(None), traceback.format_exc()))
         code = 1
     results.close()
     results.join_thread()
@@ -58,7 +59,7 @@ class Processes:
         try:
             for _ in running:
                 rank, value, failure = results.get(timeout=max(0.1, deadline - time.monotonic()))
-                returned[rank], failed[rank] = value, failure
+                returned[rank], failed[rank] = pickle.loads(value), failure
             for process in running:
                 process.join(max(0.1, deadline - time.monotonic()))
             assert not any(process.is_alive() for process in running), "a process did not end"

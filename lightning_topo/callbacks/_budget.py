@@ -81,7 +81,7 @@ class OverheadBudget:
         return self.spent + self._costs.get(kind, guess) <= share * self.max_overhead * training
 
     def due_until_affordable(self, kind: str, seen: int, guess: float = 0.0) -> int:
-        """In how many due times, 1 to 100, there should be time for a kind that has been due ``seen`` times in the fit."""
+        """In how many due times, 1 to 100, to expect time for a kind that has been due ``seen`` times so far."""
         assert self.max_overhead is not None
         assert self._began is not None
         training = self._clock() - self._began - self.spent

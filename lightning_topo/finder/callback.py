@@ -200,7 +200,6 @@ def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRat
 
 
 def _require_supported(trainer: Any) -> None:
-    require_whole_parameters(trainer)
     if type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
         raise TypeError(
             "expected a training_step(batch, ...), got one that takes dataloader_iter and fetches its own batches; the "

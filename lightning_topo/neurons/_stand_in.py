@@ -25,7 +25,7 @@ class StandIn(Tensor):
         positive: Whether they are positive, as scales are.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *args: Any) -> StandIn:
@@ -37,7 +37,7 @@ class StandIn(Tensor):
         self._made_from = (seed, size, positive)
         self._changes: list[Callable[[Tensor], Tensor]] = []
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"StandIn(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def then(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -55,7 +55,9 @@ class StandIn(Tensor):
         return values
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.ops.aten.detach.default:
             return args[0]._twin()
         return func(*tree_map(_made_up, args), **tree_map(_made_up, kwargs or {}))
