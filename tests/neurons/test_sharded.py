@@ -1,6 +1,7 @@
 """Neurons whose parameters lie on several processes: the same as those of the whole model."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning_topo.neurons import (
     find_neuron_groups,
     is_permutation_symmetric,
 )
+from lightning_topo.neurons._stand_in import StandIn
 
 distributed = pytest.importorskip("torch.distributed")
 fsdp = pytest.importorskip("torch.distributed.fsdp")
@@ -213,3 +215,55 @@ def no_room(*args):
 
 def test_the_first_process_chooses_and_all_fail_together(processes):
     processes(2, disagreement)
+
+
+def traffic(rank):
+    """Numbers that go into sums over the processes, for 5 of 64 units."""
+    start(rank, 2)
+    model = nn.Sequential(nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 100))
+    mesh = init_device_mesh("cpu", (2,))
+    fully_shard(model, mesh=mesh)
+    [group] = find_neuron_groups(model, torch.ones(1, 100))
+    sent = []
+    with pytest.MonkeyPatch.context() as patch:
+        summed = distributed.all_reduce
+        patch.setattr(distributed, "all_reduce", lambda t, **kwargs: (sent.append(t.numel()), summed(t, **kwargs)))
+        for name in ("all_gather", "all_gather_into_tensor", "all_to_all", "gather"):
+            patch.delattr(distributed, name)
+        points = group.points(model, range(5))
+    return tuple(points.shape), group.dimension(model), sum(sent)
+
+
+def test_only_the_rows_asked_for_are_sent(processes):
+    for shape, dimension, sent in processes(2, traffic):
+        assert shape == (5, 201)
+        assert dimension == 201
+        assert sent <= 5 * 201 + 1  # one number to say that nobody failed
+
+
+def small(rank):
+    """The largest tensor that discovery keeps, in numbers, beside activations."""
+    start(rank, 2)
+    layers = [part for _ in range(20) for part in (nn.Linear(64, 64), nn.ReLU())]
+    model = nn.Sequential(*layers)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    held = []
+    values = StandIn.values
+
+    def counted(stand_in):
+        made = values(stand_in)
+        held.append(weakref.ref(made))
+        alive.append(sum((ref() is not None and ref().numel()) or 0 for ref in held))
+        return made
+
+    alive = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StandIn, "values", counted)
+        groups = find_neuron_groups(model, torch.ones(1, 64))
+    return len(groups), max(alive), sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_discovery_holds_a_parameter_at_a_time(processes):
+    for n_groups, most, total in processes(2, small):
+        assert n_groups == 19
+        assert most < total / 5
