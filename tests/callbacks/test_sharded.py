@@ -84,7 +84,7 @@ def three(**options):
     ]
 
 
-def fit(rank, name, folder, recorder, monitors, fail_at=None, **options):
+def fit(rank, name, folder, recorder, monitors, fail_at=None, ckpt_path=None, **options):
     """What a process ends with: its weights, its metrics, what it logged and measured, what it warned of."""
     torch.manual_seed(0)
     model = Net(shard=name == "fsdp2", fail_at=fail_at)
@@ -98,7 +98,7 @@ def fit(rank, name, folder, recorder, monitors, fail_at=None, **options):
     trainer = pl.Trainer(**(settings | options))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        trainer.fit(model, loader(rank, count), loader(rank, count))
+        trainer.fit(model, loader(rank, count), loader(rank, count), ckpt_path=ckpt_path)
     parameters = list(model.parameters())
     return {
         "weights": [getattr(p, "full_tensor", lambda p=p: p)().detach().clone() for p in parameters],
@@ -226,6 +226,27 @@ def test_fit_ends_when_one_process_fails(name, processes, tmp_path, recorder):
     _, failures = processes.outcomes(2, fit, name, tmp_path, copy.deepcopy(recorder), three(), 3)
     assert "the data of this process are gone" in failures[1]
     assert failures[0] is not None
+
+
+def resumed(rank, name, folder, recorder):
+    """The same callbacks see a second fit, and new ones continue from a checkpoint."""
+    monitors = three()
+    fit(rank, name, folder, recorder, monitors)
+    fit(rank, name, folder, recorder, monitors)
+    keep = pl.callbacks.ModelCheckpoint(folder / "checkpoints", save_last=True)
+    fit(rank, name, folder, recorder, [*three(), keep], enable_checkpointing=True)
+    torch.distributed.barrier()
+    again = three()
+    fit(rank, name, folder, recorder, again, ckpt_path=str(folder / "checkpoints" / "last.ckpt"), max_epochs=3)
+    return [len(monitor.history) for monitor in (*monitors, *again)]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_a_second_fit_and_a_resumed_one(name, processes, tmp_path, recorder):
+    first, second = processes(2, resumed, name, tmp_path, copy.deepcopy(recorder))
+    assert second == [0] * 6
+    twice_and_resumed = [48, 18, 12, 12, 4, 3] if name == "ddp" else [48, 18, 0, 12, 4, 0]
+    assert first == twice_and_resumed
 
 
 def stopping(rank, folder, recorder):
