@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback"]
+__all__ = ["Callback", "shards_parameters"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -24,3 +24,9 @@ else:
 
     class Callback(*_callback_classes()):
         """Base of our callbacks: an instance of every ``Callback`` class there is, so that either Trainer takes it."""
+
+
+def shards_parameters(strategy: Any) -> bool:
+    """Whether a strategy spreads each parameter over the processes (FSDP, tensor parallelism, DeepSpeed stage 3)."""
+    kinds = {cls.__name__ for cls in type(strategy).__mro__}
+    return bool(kinds & {"FSDPStrategy", "ModelParallelStrategy"}) or getattr(strategy, "zero_stage_3", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ import torch
 _PLANNED_SHARE = 0.5
 # What a first measurement may cost in any run.
 _GRANTED_SECONDS = 1.0
+
+# The processes of a run ask again after this many refusals, however far off the prospect was.
+_MAX_LEFT_OUT = 100
 
 
 class OverheadBudget:
@@ -75,6 +79,14 @@ class OverheadBudget:
             return True
         training = max(self._clock() - self._began - self.spent, run_time)
         return self.spent + self._costs.get(kind, guess) <= share * self.max_overhead * training
+
+    def due_until_affordable(self, kind: str, seen: int, guess: float = 0.0) -> int:
+        """In how many due times, 1 to 100, to expect time for a kind that has been due ``seen`` times so far."""
+        assert self.max_overhead is not None
+        assert self._began is not None
+        training = self._clock() - self._began - self.spent
+        needed = (self.spent + self._costs.get(kind, guess)) / (_PLANNED_SHARE * self.max_overhead)
+        return max(1, min(_MAX_LEFT_OUT, math.ceil((needed / training - 1) * seen)))
 
     @contextmanager
     def spending(self, device: torch.device | None = None, kind: str | None = None) -> Iterator[None]:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from lightning_topo._lightning import Callback
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._processes import Processes, measured_model
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, find_neuron_groups, select_groups
 
@@ -47,6 +49,8 @@ class Monitor(Callback, Generic[Record]):
         self.active = False
         self._warned: set[str] = set()
         self._state_key: str | None = None
+        self._processes = Processes()
+        self._due_times: dict[str, DueTimes] = {}
 
     @property
     def state_key(self) -> str:
@@ -65,30 +69,63 @@ class Monitor(Callback, Generic[Record]):
         self._budget.due, self._budget.made = state_dict["due"], state_dict["made"]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Decide whether this process measures."""
+        """Decide whether to measure."""
         rivals = [c for c in trainer.callbacks if type(c) is type(self) and c is not self]
         yields = self.from_environment and any(not c.from_environment for c in rivals)
-        self.active = stage == "fit" and trainer.is_global_zero and not yields
-        if self.active and _shards_parameters(trainer.strategy):
+        self._processes, self._due_times = Processes.of(trainer), {}
+        self.active = stage == "fit" and not yields
+        obstacle = self._obstacle(trainer.strategy) if self.active else None
+        if obstacle is not None:
             self.active = False
-            self._warn_once(
-                f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}, whose parameters "
-                "are sharded over the processes. Training goes on unmonitored."
-            )
+            if self._processes.lead:
+                self._warn_once(f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored.")
+
+    def _obstacle(self, strategy: Any) -> str | None:
+        """Why nothing can be measured under this strategy, or None."""
+        if getattr(strategy, "zero_stage_3", False):
+            return "under DeepSpeed stage 3, which spreads the parameters over the processes in a way of its own"
+        return None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
         self._budget.start()
+        self._due_times = {}
+
+    def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
+        """Whether to make a due measurement, as the first process's budget decides for all; as ``_budget.admits``.
+
+        After a refusal the processes do not ask again before there is a prospect of another answer.
+        """
+        if not self._processes.several or self.max_overhead is None:
+            return self._budget.admits(kind, guess, run_time)
+        times = self._due_times.setdefault(kind, DueTimes())
+        times.seen += 1
+        if times.seen < times.ask_again:
+            self._budget.due += self._processes.lead
+            return False
+        left_out = 0
+        if self._processes.lead and not self._budget.admits(kind, guess, run_time):
+            left_out = self._budget.due_until_affordable(kind, times.seen, guess)
+        left_out = self._processes.agreed(left_out)
+        times.ask_again = times.seen + left_out
+        return left_out == 0
 
     def charts(self) -> dict[str, list[str]]:
         """Charts of TensorBoard's custom-scalars page: title, and the tags drawn together."""
         return {}
 
     def write(self, trainer: Any, metrics: Mapping[str, float | None]) -> None:
-        """Send the finite values to every logger and to ``trainer.callback_metrics``."""
-        metrics = {**metrics, f"{self.name}/coverage": self._budget.coverage}
+        """Send the finite values to every logger and to ``trainer.callback_metrics``.
+
+        Of several processes all enter, with what the first has measured or nothing: it logs, and all know the metrics.
+        """
+        metrics = self._processes.agreed(
+            {**metrics, f"{self.name}/coverage": self._budget.coverage} if metrics else metrics
+        )
         finite = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
-        for logger in trainer.loggers:
+        if not finite:
+            return
+        for logger in trainer.loggers if self._processes.lead else ():
             separator = logger.group_separator
             logger.log_metrics({k.replace("/", separator): v for k, v in finite.items()}, step=logger_step(trainer))
         device = trainer.strategy.root_device
@@ -143,30 +180,57 @@ class GroupMonitor(Monitor[Record]):
         """Find the groups, once."""
         if self.active and not self.ready:
             with self._budget.spending(pl_module.device):
-                self._found = self._find(pl_module, batch)
+                self._found = self._find(trainer, pl_module, batch)
             self.ready = True
             if self._found:
                 self.groups_found(trainer, pl_module)
-            write_layout(trainer)
+            if self._processes.lead:
+                write_layout(trainer)
 
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Called once, before the first update of the fit."""
 
-    def _find(self, model: nn.Module, batch: Any) -> tuple[NeuronGroup, ...]:
-        declared = getattr(model, "example_input_array", None) is not None  # found by find_neuron_groups itself
-        example = None if declared else example_inputs_from_batch(model, batch)
-        if self.groups is not None:
-            # What the user asked for by name has to be there: this error is meant to stop the run at its start.
-            return select_groups(model, self.groups, example)
+    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> tuple[NeuronGroup, ...]:
         found: tuple[NeuronGroup, ...] = ()
-        with self.never_fatal():
-            found = find_neuron_groups(model, example)
-            if not found:
-                self._warn_once(
-                    f"{type(self).__name__} found no group of exchangeable neurons in {type(model).__name__} and has "
-                    "nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
-                )
+        failure: Exception | None = None
+        if self._processes.read:
+            try:
+                found = self._search(measured_model(trainer, pl_module), pl_module, batch)
+            except Exception as error:
+                failure = error
+        # What the processes find could depend on their batches.
+        found, message = self._processes.agreed((found, None if failure is None else str(failure)))
+        if message is not None and self.groups is not None:
+            # What the user asked for by name has to be there: this error is meant to stop the run at its start.
+            raise failure if failure is not None else ValueError(message)
+        if self._processes.lead:
+            with self.never_fatal():
+                if failure is not None:
+                    raise failure
+                if not found:
+                    self._warn_once(
+                        f"{type(self).__name__} found no group of exchangeable neurons in {type(pl_module).__name__} "
+                        "and has nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
+                    )
         return found
+
+    def _search(self, model: nn.Module, pl_module: Any, batch: Any) -> tuple[NeuronGroup, ...]:
+        declared = getattr(pl_module, "example_input_array", None) is not None  # found by find_neuron_groups itself
+        example = None if declared else example_inputs_from_batch(pl_module, batch)
+        with warnings.catch_warnings():
+            if not self._processes.lead:
+                warnings.simplefilter("ignore")
+            if self.groups is not None:
+                return select_groups(model, self.groups, example)
+            return find_neuron_groups(model, example)
+
+
+@dataclass
+class DueTimes:
+    """How often a kind of measurement has been due in a fit, and from which time on to ask the budget again."""
+
+    seen: int = 0
+    ask_again: int = 0
 
 
 def _describe(value: Any) -> Any:
@@ -194,8 +258,3 @@ def _require_share(name: str, value: float | None) -> float | None:
             f"but got {value!r}."
         )
     return value
-
-
-def _shards_parameters(strategy: Any) -> bool:
-    kinds = {cls.__name__ for cls in type(strategy).__mro__}
-    return bool(kinds & {"FSDPStrategy", "ModelParallelStrategy"}) or getattr(strategy, "zero_stage_3", False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._sample import NeuronSample
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.neurons import NeuronGroup
@@ -102,6 +103,7 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._learning_rates: dict[str, float] = {}
         self._latest: dict[str, BiLipschitzRecord] = {}
         self._armed = False
+        self._measured = False
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates."""
@@ -115,13 +117,14 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Watch the optimizers' updates."""
         self._samples = {group.name: NeuronSample(self.max_neurons) for group in self._found}
+        model = measured_model(trainer, pl_module)
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
         for index, optimizer in enumerate(trainer.optimizers):
             # Partials of bound methods: whoever shields a search from callbacks can tell whose hooks they are.
             self._handles += [
-                optimizer.register_step_pre_hook(partial(self._before_step, index, pl_module)),
-                optimizer.register_step_post_hook(partial(self._after_step, pl_module)),
+                optimizer.register_step_pre_hook(partial(self._before_step, index, model)),
+                optimizer.register_step_post_hook(partial(self._after_step, model)),
             ]
 
     def charts(self) -> dict[str, list[str]]:
@@ -143,10 +146,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Disarm the hooks and log what the batch's updates did."""
         self._armed = False
-        if self._latest:
+        if self._measured:
             with self._budget.spending():
-                self.write(trainer, _metrics(self._latest, self.broken_updates))
-                self._latest = {}
+                self.write(trainer, _metrics(self._latest, self.broken_updates) if self._latest else {})
+            self._latest, self._measured = {}, False
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Remove the hooks."""
@@ -163,7 +166,7 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
     def _release(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._before, self._armed = [], {}, False
+        self._handles, self._before, self._armed, self._measured = [], {}, False, False
 
     def _before_step(self, index: int, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._armed:
@@ -179,7 +182,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._before = {}
         due = self._updates[index] % self.every_n_train_steps == 0
         self._updates[index] += 1
-        if not due or not self._budget.admits():
+        if not due or not self.admits():
+            return
+        self._measured = True
+        if not self._processes.read:
             return
         with self._budget.spending(model.device):
             for group in self._found:
@@ -191,11 +197,15 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
 
     def _after_update(self, model: Any) -> None:
         before, self._before = self._before, {}
-        records = []
-        for group in self._found:
-            if group.name in before:
-                record = self._compare(group, before[group.name], model)
-                records += [] if record is None else [record]
+        moved = [group for group in self._found if group.name in before]
+        # All are read before any is compared: what fails in the first process must not keep the others waiting.
+        after = {group.name: group.points(model, self._samples[group.name].indices) for group in moved}
+        if not self._processes.lead:
+            for name in before:
+                self._samples[name].learn(before[name], after[name])
+            return
+        compared = [self._compare(group, before[group.name], after[group.name], model) for group in moved]
+        records = [record for record in compared if record is not None]
         # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
         if not any(record.criticality != 0 for record in records):
             return
@@ -206,9 +216,8 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
             if known is None or not record.criticality <= known.criticality:
                 self._latest[record.group] = record
 
-    def _compare(self, group: NeuronGroup, before: Tensor, model: Any) -> BiLipschitzRecord | None:
+    def _compare(self, group: NeuronGroup, before: Tensor, after: Tensor, model: Any) -> BiLipschitzRecord | None:
         sample = self._samples[group.name]
-        after = group.points(model, sample.indices)
         if not bool(before.isfinite().all() & after.isfinite().all()):
             self.warn_diverged(group, self._step)
             return None

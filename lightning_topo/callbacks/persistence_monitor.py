@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._snapshot import Cloud, Snapshot
 from lightning_topo.callbacks._tensorboard import has_tensorboard, write_figures
 from lightning_topo.functional import Persistence, persistence_entropy, total_persistence
@@ -154,15 +156,16 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
 
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Take the first snapshots, unless a checkpoint brought them."""
+        model = measured_model(trainer, pl_module)
         for name, snapshot in list(self._first.items()):
-            if not self._fits(name, snapshot, pl_module):
+            if not self._fits(name, snapshot, model):
                 self._warn_once(
                     f"The checkpoint holds a first snapshot of neuron group {name!r} that does not fit this model; "
                     "PersistenceMonitor drops it and measures drift from here on."
                 )
                 for kept in (self._first, self._betti_indices, self._n_measured):
                     del kept[name]
-        if any(group.name not in self._first for group in self._found):
+        if self._processes.agreed(any(group.name not in self._first for group in self._found)):
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -192,27 +195,39 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         group = next((group for group in self._found if group.name == name), None)
         if group is None:
             return False
-        n, most = group.n_units(model), int(max(snapshot.indices.max(), self._betti_indices[name].max()))
-        return most < n and group.points(model, [0]).shape[1] == snapshot.points.shape[1]
+        pool = self._pool(group, model)
+        n = group.n_units(model) if pool is None else len(pool)
+        most = int(max(snapshot.indices.max(), self._betti_indices[name].max()))
+        return most < n and group.dimension(model) == snapshot.points.shape[1]
 
-    def _measure(self, trainer: Any, model: Any) -> None:
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
         if self._measured_at == trainer.global_step:
             return  # gradient accumulation, or the end right after a due step
         metrics: dict[str, float] = {}
+        model, admitted = measured_model(trainer, pl_module), False
         for group in self._found:
-            if self._budget.admits(group.name):
-                with self.never_fatal(), self._budget.spending(model.device):
-                    metrics |= self._measure_group(group, trainer, model)
+            if self.admits(group.name):
+                admitted = True
+                with self.never_fatal(), self._budget.spending(pl_module.device):
+                    points = group.points(model, self._pool(group, model)) if self._processes.read else None
+                    if points is not None and self._processes.lead:
+                        metrics |= self._measure_group(group, trainer, points)
         self._measured_at = trainer.global_step
-        if metrics:
+        if admitted:
             with self._budget.spending():
                 self.write(trainer, metrics)
         for name in list(self._due_figures):
             if self._budget.affords("figures", guess=_FIGURES_SECONDS):
                 self._draw(trainer, name, *self._due_figures.pop(name))
 
-    def _measure_group(self, group: NeuronGroup, trainer: Any, model: Any) -> dict[str, float]:
-        points = group.points(model)
+    def _pool(self, group: NeuronGroup, model: Any) -> Tensor | None:
+        """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
+        n = group.n_units(model)
+        if not self._processes.sharded or n <= self.betti_max_neurons:
+            return None
+        return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
+
+    def _measure_group(self, group: NeuronGroup, trainer: Any, points: Tensor) -> dict[str, float]:
         step = logger_step(trainer)
         if not bool(points.isfinite().all()):
             self.warn_diverged(group, step)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_topo._lightning import shards_parameters
 from lightning_topo.callbacks._monitor import Monitor, logger_step
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.functional import sharpness
@@ -47,7 +48,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     in one batch, the first loss is measured.
 
     The loss must have second derivatives. Compiled modules and fused attention kernels have none: the monitor then
-    warns once and logs nothing.
+    warns once and logs nothing. Where parameters are sharded over processes it says at the start that it does nothing.
 
     Args:
         every_n_train_steps: Measure every n-th optimizer step.
@@ -77,7 +78,8 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         """Begin to count training time."""
         super().on_train_start(trainer, pl_module)
         self.ready = True
-        write_layout(trainer)
+        if self._processes.lead:
+            write_layout(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Arm the monitor at the first batch of a due step."""
@@ -92,22 +94,34 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
             return
         self._armed = False
         forward = time.perf_counter() - self._batch_began
-        if not self._budget.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * _batches(trainer)):
+        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * _batches(trainer)):
             return
-        with self.never_fatal(), self._budget.spending(pl_module.device):
-            value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
-            record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
-            self.remember([record])
-            self.write(trainer, {"sharpness/lambda_max": record.lambda_max, "sharpness/inverse": record.inverse})
+        metrics: dict[str, float] = {}
+        if self._processes.lead:
+            with self.never_fatal(), self._budget.spending(pl_module.device):
+                value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
+                record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
+                self.remember([record])
+                metrics = {"sharpness/lambda_max": record.lambda_max, "sharpness/inverse": record.inverse}
+        with self.never_fatal(), self._budget.spending():
+            self.write(trainer, metrics)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so when the run was too short to measure anything."""
-        if self.active and self._budget.due and not self._budget.made:
+        if self.active and self._processes.lead and self._budget.due and not self._budget.made:
             self._warn_once(
                 f"SharpnessMonitor measured nothing: one measurement takes about as long as {_FORWARD_PASSES // 3} "
                 f"training steps, more than max_overhead={self.max_overhead:g} leaves in a run of this length. Pass a "
                 "larger max_overhead, or None to measure every due step."
             )
+
+    def _obstacle(self, strategy: Any) -> str | None:
+        if shards_parameters(strategy):
+            return (
+                f"under {type(strategy).__name__}: a loss of sharded parameters has no second derivative, because the "
+                "whole parameters are gone after the forward pass"
+            )
+        return None
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""

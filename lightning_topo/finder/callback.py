@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_topo._lightning import Callback
+from lightning_topo._lightning import Callback, shards_parameters
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._random_state import random_state_kept
@@ -56,6 +56,7 @@ class TopologicalLearningRateFinder(Callback):
 
     Raises:
         ValueError: When an option is out of range.
+        TypeError: At the start of a fit whose strategy shards the parameters over the processes.
 
     Example:
         >>> finder = TopologicalLearningRateFinder(safety=0.25)
@@ -99,6 +100,11 @@ class TopologicalLearningRateFinder(Callback):
         """Take over the result of the run that is resumed."""
         saved = state_dict["result"]
         self.result = None if saved is None else TopologicalLRResult.from_dict(saved)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse strategies under which nothing can be found."""
+        if stage == "fit" and self.result is None and not trainer.fast_dev_run:
+            require_whole_parameters(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
@@ -175,6 +181,16 @@ _ADVICE = {
     "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
     "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
 }
+
+
+def require_whole_parameters(trainer: Any) -> None:
+    """Raise a TypeError where parameters are sharded, at the start: trials could not tell whether all neurons hold."""
+    if shards_parameters(trainer.strategy):
+        raise TypeError(
+            f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
+            f"{type(trainer.strategy).__name__}, which shards the parameters; find the learning rate of a model that "
+            "fits on one device, or train without the finder"
+        )
 
 
 def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:

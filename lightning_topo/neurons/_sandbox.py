@@ -19,6 +19,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from lightning_topo.neurons._sharded import Piece, sizes, spread_parameters
+from lightning_topo.neurons._stand_in import StandIn
 from lightning_topo.neurons.example import ExampleCall, example_calls, fewer_items
 
 _WIDER = {
@@ -71,6 +73,11 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
         ValueError: Lazy or no floating-point parameters, no example input, or none that runs.
     """
     _check_parameters(model)
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    pieces = spread_parameters(model)
+    spread = list(zip(pieces, pieces.values(), sizes(pieces.values()), strict=True))
+    model = _bare(model)
     calls = example_calls(model, example_input)
     if not calls:
         raise ValueError(
@@ -80,6 +87,7 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
         failures: list[Exception] = []
         try:
             isolated = _isolated_copy(model, in_double)
+            _take_places(isolated, spread, in_double)
         except (TypeError, NotImplementedError, RuntimeError) as failure:
             if not in_double:
                 raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
@@ -125,24 +133,27 @@ def _check_parameters(model: nn.Module) -> None:
 
 def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
     """Deep copy in eval mode, with nothing compiled and no hooks but those that make weights."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
     memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        if hasattr(parameter, "placements") or getattr(parameter, "_fsdp_flattened", False):
+            memo[id(parameter)] = nn.Parameter(torch.empty(0, dtype=parameter.dtype), requires_grad=False)
     for module in model.modules():
         for name, value in vars(module).items():
+            if type(value).__name__ == "DeviceMesh":
+                memo[id(value)] = value
             if name.endswith("hooks") and isinstance(value, dict):
                 memo[id(value)] = type(value)((k, h) for k, h in value.items() if _makes_weights(h))
             elif isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
                 memo[id(value)] = value.detach().clone()
-    isolated = copy.deepcopy(model, memo)
+    isolated = _deep_copy(model, memo)
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
         # Compiled in place, as Lightning does it: a function that still belongs to the original.
         if hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
             del module.forward
         for name, child in module._modules.items():
-            module._modules[name] = _uncompiled(child)
-    isolated = _uncompiled(isolated).eval()
+            module._modules[name] = _bare(child)
+    isolated = _bare(isolated).eval()
     return isolated.double() if in_double else isolated
 
 
@@ -150,8 +161,48 @@ def _makes_weights(hook: Any) -> bool:
     return type(hook).__module__.startswith("torch.nn.utils")
 
 
-def _uncompiled(module: Any) -> Any:
-    return module._modules["_orig_mod"] if module is not None and "_orig_mod" in module._modules else module
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """As ``copy.deepcopy``, also of what FSDP has taken hold of, and which refuses to be copied."""
+    held = [module for module in model.modules() if _fsdp2(module) or "_fsdp_wrapped_module" in module._modules]
+    for module in held:  # all of them before any is filled: they may refer to each other
+        memo[id(module)] = object.__new__(_plain_class(module)) if _fsdp2(module) else nn.Module()
+    for module in held:
+        if _fsdp2(module):
+            attributes: Any = module.__reduce_ex__(2)[2]
+            state = {key: value for key, value in attributes.items() if not key.startswith("__composable_api_state")}
+            memo[id(module)].__setstate__(copy.deepcopy(state, memo))
+        else:
+            memo[id(module)].add_module("_fsdp_wrapped_module", copy.deepcopy(module._fsdp_wrapped_module, memo))
+    return copy.deepcopy(model, memo)
+
+
+def _plain_class(module: nn.Module) -> type:
+    """The class of which ``fully_shard`` has made one of its own."""
+    return next(base for base in type(module).__bases__ if base.__name__ != "FSDPModule")
+
+
+def _fsdp2(module: nn.Module) -> bool:
+    return any(base.__name__ == "FSDPModule" for base in type(module).__bases__)
+
+
+def _take_places(model: nn.Module, spread: list[tuple[str, Piece, tuple[float, bool]]], in_double: bool) -> None:
+    """Put a stand-in in the place of each parameter that is sharded over processes; tied ones stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for name, piece, (size, positive) in spread:
+        if id(piece) not in made:
+            dtype = _WIDER.get(piece.local.dtype, piece.local.dtype) if in_double else piece.local.dtype
+            stand_in = StandIn(piece.shape, dtype, piece.device, len(made), size, positive)
+            made[id(piece)] = nn.Parameter(stand_in, requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, made[id(piece)])
+
+
+def _bare(module: Any) -> Any:
+    """Without the wrappers of torch.compile and FSDP."""
+    for wrapper in ("_orig_mod", "_fsdp_wrapped_module"):
+        while module is not None and wrapper in module._modules:
+            module = module._modules[wrapper]
+    return module
 
 
 def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[ExampleCall]:

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_topo.neurons._sandbox import floating_tensors
+from lightning_topo.neurons._sharded import canonical_name
 from lightning_topo.neurons.example import ExampleCall
-from lightning_topo.neurons.group import canonical_name
 
 # Operations that take a tensor for its shape alone.
 _LIKE = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like")

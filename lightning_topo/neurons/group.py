@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# Children under which wrappers (DDP, torch.compile, FSDP1, activation checkpointing) keep the module that they wrap.
-_WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+from lightning_topo.neurons._sharded import (
+    WRAPPED,
+    Piece,
+    canonical_name,
+    collected_rows,
+    flattened,
+    member_rows,
+    piece_of,
+)
+from lightning_topo.neurons._stand_in import StandIn
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,11 @@ class NeuronGroup:
     def points(self, model: nn.Module, indices: Tensor | Sequence[int] | None = None) -> Tensor:
         """Neuron cloud: row $i$ holds all parameters of unit $i$, buffers left out.
 
+        Where parameters are sharded over processes (FSDP, tensor parallelism), all of them have to call this, and all
+        get the rows; nothing else is sent. The first process's ``indices`` count.
+
         Args:
-            model: Module whose parameters the members name.
+            model: Module whose parameters the members name. Under FSDP1 the wrapped root, ``trainer.strategy.model``.
             indices: Units to gather, default all $n$; nothing else is copied.
 
         Returns:
@@ -137,12 +150,32 @@ class NeuronGroup:
 
         Raises:
             ValueError: As ``n_units``, or the group holds buffers only.
+            RuntimeError: Another process could not gather its share.
         """
-        _, located = self._locate(model)
-        blocks = [_rows(member, tensor, indices) for member, tensor in located if isinstance(tensor, nn.Parameter)]
-        if not blocks:
+        located = [part for part in self._locate(model)[1] if isinstance(part[1], nn.Parameter)]
+        if not located:
             raise ValueError(f"group {self.name!r} holds buffers only; a point needs at least one parameter")
+        if any(piece is not None for _, _, piece in located):
+            blocks = collected_rows(located, indices)
+        else:
+            blocks = [member_rows(member, tensor, indices) for member, tensor, _ in located]
         return torch.cat([block.to(blocks[0].device) for block in blocks], dim=1)
+
+    def dimension(self, model: nn.Module) -> int:
+        """Number of coordinates $D$ of a point; nothing is read.
+
+        Args:
+            model: Module whose parameters the members name.
+
+        Raises:
+            ValueError: As ``n_units``.
+        """
+        shapes = [
+            (member, tensor.shape if piece is None else piece.shape)
+            for member, tensor, piece in self._locate(model)[1]
+            if isinstance(tensor, nn.Parameter)
+        ]
+        return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of ``model`` that hold the group's points, each once; buffers left out.
@@ -150,7 +183,7 @@ class NeuronGroup:
         Raises:
             ValueError: As ``n_units``.
         """
-        located = {id(tensor): tensor for _, tensor in self._locate(model)[1]}
+        located = {id(tensor): tensor for _, tensor, _ in self._locate(model)[1]}
         return [tensor for tensor in located.values() if isinstance(tensor, nn.Parameter)]
 
     @torch.no_grad()
@@ -162,29 +195,44 @@ class NeuronGroup:
             permutation: A permutation of 0 ... n - 1.
 
         Raises:
-            ValueError: As ``n_units``, or not a permutation.
+            ValueError: As ``n_units``, or not a permutation, or the parameters are sharded over processes.
         """
         n, located = self._locate(model)
         order = torch.as_tensor(permutation, dtype=torch.long, device="cpu")
         if order.shape != (n,) or not torch.equal(order.sort().values, torch.arange(n)):
             raise ValueError(f"expected a permutation of 0 ... {n - 1} for group {self.name!r}, got {permutation}")
-        for member, tensor in located:
-            units = member.units(tensor.detach())
-            units.copy_(units.index_select(0, order.to(tensor.device)))
+        if any(piece is not None for _, _, piece in located):
+            raise ValueError(
+                f"parameters of group {self.name!r} are sharded over processes; exchange units before that"
+            )
+        for member, tensor, _ in located:
+            if isinstance(tensor, StandIn):
+                tensor.then(partial(_permute, member, order))
+            else:
+                _permute(member, order, tensor.detach())
 
-    def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor]]]:
+    def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor, Piece | None]]]:
         """Number of units, and each member with its tensor; slices that tied names repeat come once."""
-        located: dict[tuple[int, ...], tuple[int, Member, Tensor]] = {}
+        located: dict[tuple[int, ...], tuple[int, tuple[Member, Tensor, Piece | None]]] = {}
+        flat = {canonical_name(name): part for name, part in flattened(model).items()}
         for member in self.members:
-            tensor = find_tensor(model, member.parameter)
-            n = member.n_units(tensor)
-            key = (id(tensor), member.axis % tensor.ndim, member.outer, member.inner, member.offset)
-            located.setdefault(key, (n, member, tensor))
-        sizes = {n for n, _, _ in located.values()}
+            tensor: Tensor
+            piece: Piece | None
+            name = canonical_name(member.parameter)
+            if name in flat:
+                tensor, piece = flat[name]
+            else:
+                tensor = find_tensor(model, member.parameter)
+                piece = piece_of(tensor)
+            whole = tensor if piece is None else piece.meta
+            n = member.n_units(whole)
+            key = (id(tensor), member.axis % whole.ndim, member.outer, member.inner, member.offset)
+            located.setdefault(key, (n, (member, tensor, piece)))
+        sizes = {n for n, _ in located.values()}
         if len(sizes) > 1:
-            listed = ", ".join(f"{member.parameter} axis {member.axis}: {n}" for n, member, _ in located.values())
+            listed = ", ".join(f"{part[0].parameter} axis {part[0].axis}: {n}" for n, part in located.values())
             raise ValueError(f"members of group {self.name!r} disagree on the number of units ({listed})")
-        return sizes.pop(), [(member, tensor) for _, member, tensor in located.values()]
+        return sizes.pop(), [part for _, part in located.values()]
 
 
 def find_tensor(model: nn.Module, name: str) -> Tensor:
@@ -207,23 +255,17 @@ def find_tensor(model: nn.Module, name: str) -> Tensor:
     return found
 
 
-def canonical_name(name: str) -> str:
-    """Dotted name without the parts that wrappers put in."""
-    return ".".join(key for key in name.split(".") if key not in _WRAPPED[1:])
-
-
 def _descend(owner: nn.Module | Tensor | None, key: str) -> nn.Module | Tensor | None:
     while isinstance(owner, nn.Module):
         for children in (owner._modules, owner._parameters, owner._buffers):
             if children.get(key) is not None:
                 return children[key]
-        owner = next((owner._modules[wrapper] for wrapper in _WRAPPED if wrapper in owner._modules), None)
+        owner = next((owner._modules[wrapper] for wrapper in WRAPPED if wrapper in owner._modules), None)
     return None
 
 
-def _rows(member: Member, tensor: Tensor, indices: Tensor | Sequence[int] | None) -> Tensor:
-    """The units of one member as rows, shape (n, -1); only the rows asked for are read."""
-    units = member.units(tensor.detach())
-    if indices is not None:
-        units = units.index_select(0, torch.as_tensor(indices, dtype=torch.long, device=tensor.device))
-    return units.flatten(1)
+def _permute(member: Member, order: Tensor, tensor: Tensor) -> Tensor:
+    """Put unit ``order[i]`` in the place of unit i, in place."""
+    units = member.units(tensor)
+    units.copy_(units.index_select(0, order.to(tensor.device)))
+    return tensor

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_topo.neurons._sandbox import Sandbox, floating_tensors, open_sandbox
+from lightning_topo.neurons._stand_in import StandIn
 from lightning_topo.neurons.group import NeuronGroup
 
 # One trial may miss a wrong group whose units happen to be silent (a ReLU) on the whole example.
@@ -80,10 +82,11 @@ class ExchangeTest:
         self._sandbox = sandbox
         self._generator = torch.Generator().manual_seed(seed)
         self._kept = 0.8 if seed == 0 else 0.0
-        _change(sandbox.model, self._perturbed)
+        _change(sandbox.model.parameters(), self._noisy, self._generator)
+        _change(sandbox.model.buffers(), _rescaled, self._generator)
         rounded = self._finite_outputs()
         self.blind = not rounded
-        _change(sandbox.model, self._jittered)
+        _change((*sandbox.model.parameters(), *sandbox.model.buffers()), _jittered, self._generator)
         self._before = [] if self.blind else self._outputs()
         self._allowed = [_rounding(a, b) for a, b in zip(rounded, self._before, strict=False)]
 
@@ -109,7 +112,7 @@ class ExchangeTest:
     def _finite_outputs(self) -> list[Tensor]:
         """Outputs for a perturbed input where it runs and they are finite, otherwise for the input itself."""
         original = self._sandbox.call
-        for call in (original.map(self._noisy), original):
+        for call in (original.map(partial(self._noisy, generator=self._generator)), original):
             self._sandbox.call = call
             with suppress(Exception):  # whatever a forward pass may object to in numbers that it never saw
                 outputs = self._outputs()
@@ -120,30 +123,36 @@ class ExchangeTest:
     def _outputs(self) -> list[Tensor]:
         return [output.clone() for output in floating_tensors(self._sandbox.run())]
 
-    def _perturbed(self, tensor: Tensor) -> Tensor:
-        return self._noisy(tensor) if isinstance(tensor, nn.Parameter) else _rescaled(tensor, self._generator)
-
-    def _noisy(self, tensor: Tensor) -> Tensor:
+    def _noisy(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         """Mixed with noise of its own size (at least that of a usual initialisation), so that deep nets stay alive."""
         if not tensor.is_floating_point() or not tensor.numel():
             return tensor
         usual = 0.1 if tensor.ndim < 2 else 0.3 / (tensor[0].numel() ** 0.5)
-        noise = _randn_like(tensor, self._generator)
+        noise = _randn_like(tensor, generator)
         if bool((tensor > 0).all()):  # scales, variances and other numbers that may have to be positive
             return tensor.clamp_min(usual) * (0.6 * noise).exp()
         size = tensor.square().mean().sqrt().clamp_min(usual)
         return self._kept * tensor + (1 - self._kept**2) ** 0.5 * size * noise
 
-    def _jittered(self, tensor: Tensor) -> Tensor:
-        """Every number moved by about its rounding error."""
-        return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * _randn_like(tensor, self._generator))
+
+def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Every number moved by about its rounding error."""
+    return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * _randn_like(tensor, generator))
 
 
 @torch.no_grad()
-def _change(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.copy_(change(tensor))
+def _change(
+    tensors: Iterable[Tensor], change: Callable[[Tensor, torch.Generator], Tensor], generator: torch.Generator
+) -> None:
+    for tensor in tensors:
+        if isinstance(tensor, StandIn):
+            tensor.then(partial(_seeded, change, int(torch.randint(2**31, (), generator=generator))))
+        elif tensor.is_floating_point():
+            tensor.copy_(change(tensor, generator))
+
+
+def _seeded(change: Callable[[Tensor, torch.Generator], Tensor], seed: int, values: Tensor) -> Tensor:
+    return change(values, torch.Generator(values.device).manual_seed(seed))
 
 
 def _close(before: Tensor, after: Tensor, allowed: float) -> bool:
@@ -174,8 +183,8 @@ def _rescaled(buffer: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _randn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    # On the CPU, so that a model is tested alike on every device.
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+    # Mostly on the CPU, so that a model is tested alike on every device.
+    return torch.randn(tensor.shape, generator=generator, device=generator.device, dtype=torch.float32).to(tensor)
 
 
 def _cycle(n: int, generator: torch.Generator) -> Tensor:

@@ -87,3 +87,27 @@ def test_divergence_in_one_process_ends_the_trial_in_both(lab, tmp_path):
     )
     assert result.critical_lr < healthy.critical_lr / 2
     assert any(trial.losses[-1] == float("inf") for trial in result.trials if not trial.held)
+
+
+def search_and_fail(rank, lab, fail_at):
+    class Failing(lab.Classifier):
+        """The second process loses its data in the middle of the search."""
+
+        calls_so_far = 0
+
+        def training_step(self, batch, batch_idx):
+            Failing.calls_so_far += 1
+            if self.global_rank == 1 and Failing.calls_so_far == fail_at:
+                raise OSError("the data of this process are gone")
+            return super().training_step(batch, batch_idx)
+
+    finder = TopologicalLearningRateFinder(hold_steps=HOLD)
+    lab.trainer(strategy="ddp", devices=2, callbacks=[finder]).fit(lab.model(cls=Failing), lab.loader())
+
+
+@pytest.mark.parametrize("fail_at", [1, 9])
+def test_search_ends_when_one_process_fails(lab, processes, fail_at):
+    processes.timeout = 30
+    _, failures = processes.outcomes(2, search_and_fail, lab, fail_at)
+    assert "the data of this process are gone" in failures[1]
+    assert failures[0] is not None

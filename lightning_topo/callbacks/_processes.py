@@ -1,0 +1,56 @@
+"""What the processes of a run decide together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lightning_topo._lightning import shards_parameters
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one fit, which measure together: the first decides, computes and logs.
+
+    Attributes:
+        lead: Whether this is the first.
+        sharded: Whether the parameters are spread over the processes, so that all have to take part in reading them.
+        strategy: Lightning's strategy where there are several processes, otherwise None.
+    """
+
+    lead: bool = True
+    sharded: bool = False
+    strategy: Any = None
+
+    @classmethod
+    def of(cls, trainer: Any) -> Processes:
+        """Those of a Trainer."""
+        several = trainer.world_size > 1
+        return cls(trainer.is_global_zero, shards_parameters(trainer.strategy), trainer.strategy if several else None)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return self.strategy is not None
+
+    @property
+    def read(self) -> bool:
+        """Whether this process takes part in reading neurons."""
+        return self.lead or self.sharded
+
+    def agreed(self, value: Value) -> Value:
+        """The first process's value; every process enters."""
+        return self.strategy.broadcast(value, src=0) if self.several else value
+
+
+def measured_model(trainer: Any, pl_module: Any) -> Any:
+    """The module through which the neurons are read, its parameters sharded as the optimizer sees them."""
+    wrapped = trainer.strategy.model
+    model = wrapped if hasattr(wrapped, "_fsdp_wrapped_module") else pl_module
+    for module in model.modules():
+        # A forward pass without a backward pass leaves parameters of FSDP2 together, in its working precision.
+        if any(base.__name__ == "FSDPModule" for base in type(module).__bases__):
+            module.reshard()
+    return model
