@@ -284,4 +284,4 @@ def test_documented_defaults():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search.load_state_dict({"result": TopologicalLRResult("found", (1.0, 1.0), ()).to_dict()})
-    assert search.optimal_lr == 0.5
+    assert search.optimal_lr == 0.25
