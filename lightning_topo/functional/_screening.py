@@ -63,8 +63,8 @@ def _sketch(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
     signs = torch.randint(0, 2, (dimension,), generator=generator).mul_(2).sub_(1).to(before.device, dtype)
     images = before.new_empty(2, n, width, dtype=dtype)
     norms = before.new_empty(2, n, dtype=dtype)
-    for part in torch.arange(n).split(max(1, _ROW_BLOCK_ELEMENTS // max(1, dimension))):
-        rows = slice(int(part[0]), int(part[-1]) + 1)
+    size = max(1, _ROW_BLOCK_ELEMENTS // max(1, dimension))
+    for rows in (slice(start, start + size) for start in range(0, n, size)):
         p, q = before[rows].to(dtype), after[rows].to(dtype)
         norms[0, rows], norms[1, rows] = p.square().sum(1), q.square().sum(1)
         images[0, rows], images[1, rows] = _folded(p * signs, width), _folded((q - p) * signs, width)
