@@ -343,7 +343,7 @@ def group_rows(blocks: int, n: int, steps: int) -> list[dict]:
     for what, seconds in (("training step", step), ("discovery", discovery), ("first measurement", first)):
         print(f"| {what} | {seconds:.2f} | {seconds / step:.1f} |")
     print(
-        f"\n{row['made']} of {steps} updates measured, groups a measurement: {row['together']}, in all: {row['measured']}; "
+        f"\n{row['made']} of {steps} updates measured, {row['together']} groups at a time, {row['measured']} in all; "
         f"discovery and measurements took {row['overhead']:.1%} of the training time"
     )
     return [row]
