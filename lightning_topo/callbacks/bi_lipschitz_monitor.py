@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +18,9 @@ from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._sample import NeuronSample
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.neurons import NeuronGroup
+
+# Groups are measured together while a turn's work (see NeuronSample) is at most this: 0.3 seconds on one core.
+_WORK_PER_TURN = 2**25
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
 
     Reference: arXiv 2510.02670, section 3. Logged as ``bilipschitz/<group>/{learning_rate, lower, upper, distortion,
     criticality, critical_lr}``, and over all groups ``bilipschitz/{learning_rate, criticality, critical_lr,
-    broken_updates, coverage}``: the largest κ, the smallest η*, the measured updates so far with κ >= 1, and the
-    share of due updates that were measured.
+    broken_updates, coverage}``: the largest κ and the smallest η* of the groups' latest values, the measured updates
+    so far with κ >= 1, and the share of due updates that were measured.
+
+    Groups that together have too many neurons and parameters for one measurement (about 0.3 s on one core) take turns.
 
     Training is not touched: the points are copied before and after ``optimizer.step`` and compared. Works with any
     torch optimizer, several of them, parameter groups, gradient accumulation, clipping, mixed precision and manual
@@ -65,8 +72,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
-        max_neurons: Largest number of neurons measured in a group. From larger groups a sample is measured, so that
-            κ is a lower bound; None measures all.
+        max_neurons: Largest number of neurons compared in a group, None for all. Of larger groups those are compared
+            that an estimate over all pairs finds to decide the constants: κ is a lower bound, mostly attained. All
+            points are kept over the update for this, unless a group has more than 2²⁸ parameters; then half of a
+            sample is random, and the bound is weaker.
         every_n_train_steps: Measure every n-th update of each optimizer.
         max_overhead: Share of the training time that measuring may take; due updates beyond it are left out. None
             measures every due update.
@@ -98,10 +107,12 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self.broken_updates = 0
         self._updates: list[int] = []
         self._samples: dict[str, NeuronSample] = {}
+        self._queues: list[deque[NeuronGroup]] = []
         self._handles: list[Any] = []
         self._before: dict[str, Tensor] = {}
         self._learning_rates: dict[str, float] = {}
         self._latest: dict[str, BiLipschitzRecord] = {}
+        self._current: dict[str, BiLipschitzRecord] = {}
         self._armed = False
         self._measured = False
 
@@ -116,7 +127,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
 
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Watch the optimizers' updates."""
-        self._samples = {group.name: NeuronSample(self.max_neurons) for group in self._found}
+        keep_all = not self._processes.sharded  # only sampled rows are gathered
+        self._samples = {group.name: NeuronSample(group, self.max_neurons, keep_all) for group in self._found}
+        self._queues = [deque(self._found) for _ in trainer.optimizers]
+        self._current = {}
         model = measured_model(trainer, pl_module)
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
@@ -148,7 +162,9 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._armed = False
         if self._measured:
             with self._budget.spending():
-                self.write(trainer, _metrics(self._latest, self.broken_updates) if self._latest else {})
+                self._current |= self._latest
+                metrics = _metrics(self._latest, self._current.values(), self.broken_updates) if self._latest else {}
+                self.write(trainer, metrics)
             self._latest, self._measured = {}, False
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -169,9 +185,16 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._handles, self._before, self._armed, self._measured = [], {}, False, False
 
     def _before_step(self, index: int, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._armed:
-            with self.never_fatal():
-                self._before_update(index, optimizer, model)
+        if not self._armed:
+            return
+        self._before = {}
+        due = self._updates[index] % self.every_n_train_steps == 0
+        self._updates[index] += 1
+        if due and self.admits():
+            self._measured = True
+            if self._processes.read:
+                with self.never_fatal(), self._budget.spending(model.device):
+                    self._before_update(index, optimizer, model)
 
     def _after_step(self, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._armed and self._before:
@@ -179,30 +202,33 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
                 self._after_update(model)
 
     def _before_update(self, index: int, optimizer: Optimizer, model: Any) -> None:
-        self._before = {}
-        due = self._updates[index] % self.every_n_train_steps == 0
-        self._updates[index] += 1
-        if not due or not self.admits():
-            return
-        self._measured = True
-        if not self._processes.read:
-            return
-        with self._budget.spending(model.device):
-            for group in self._found:
-                # Read now: after the update a scheduler may already have set the next rate.
-                learning_rate = _learning_rate(group, optimizer, model)
-                if learning_rate is not None:
-                    self._learning_rates[group.name] = learning_rate
-                    self._before[group.name] = self._samples[group.name].draw(group, model)
+        for group, learning_rate in self._turn(index, optimizer, model):
+            self._learning_rates[group.name] = learning_rate
+            self._before[group.name] = self._samples[group.name].before(model)
+
+    def _turn(self, index: int, optimizer: Optimizer, model: Any) -> list[tuple[NeuronGroup, float]]:
+        """Groups to measure now, those that have waited longest, and their learning rates.
+
+        The rates are read before the update: after it a scheduler may already have set the next ones.
+        """
+        queue, work = self._queues[index], 0
+        turn: list[tuple[NeuronGroup, float]] = []
+        for _ in range(len(queue)):
+            learning_rate = _learning_rate(queue[0], optimizer, model)
+            if learning_rate is not None:
+                work += self._samples[queue[0].name].work(model)
+                if turn and work > _WORK_PER_TURN:
+                    break
+                turn.append((queue[0], learning_rate))
+            queue.rotate(-1)
+        return turn
 
     def _after_update(self, model: Any) -> None:
         before, self._before = self._before, {}
         moved = [group for group in self._found if group.name in before]
         # All are read before any is compared: what fails in the first process must not keep the others waiting.
-        after = {group.name: group.points(model, self._samples[group.name].indices) for group in moved}
+        after = {group.name: self._samples[group.name].after(model) for group in moved}
         if not self._processes.lead:
-            for name in before:
-                self._samples[name].learn(before[name], after[name])
             return
         compared = [self._compare(group, before[group.name], after[group.name], model) for group in moved]
         records = [record for record in compared if record is not None]
@@ -217,12 +243,13 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
                 self._latest[record.group] = record
 
     def _compare(self, group: NeuronGroup, before: Tensor, after: Tensor, model: Any) -> BiLipschitzRecord | None:
-        sample = self._samples[group.name]
+        eps = _eps(group, model)
+        before, after = self._samples[group.name].chosen(before, after, eps)
         if not bool(before.isfinite().all() & after.isfinite().all()):
             self.warn_diverged(group, self._step)
+            self._current.pop(group.name, None)
             return None
-        result = bi_lipschitz(before, after, eps=_eps(group, model))
-        sample.learn(before, after)
+        result = bi_lipschitz(before, after, eps)
         rate, critical = self._learning_rates[group.name], result.criticality
         return BiLipschitzRecord(
             self._step,
@@ -257,12 +284,14 @@ def _tags(prefix: str, *names: str) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
 
 
-def _metrics(records: dict[str, BiLipschitzRecord], broken_updates: int) -> dict[str, float]:
+def _metrics(
+    records: dict[str, BiLipschitzRecord], current: Iterable[BiLipschitzRecord], broken_updates: int
+) -> dict[str, float]:
     metrics: dict[str, float] = {"bilipschitz/broken_updates": broken_updates}
     fields = ("learning_rate", "lower", "upper", "distortion", "criticality", "critical_lr")
     for name, record in records.items():
         metrics |= {f"bilipschitz/{name}/{field}": getattr(record, field) for field in fields}
-    resolved = [record for record in records.values() if not math.isnan(record.criticality)]
+    resolved = [record for record in current if not math.isnan(record.criticality)]
     if resolved:
         metrics["bilipschitz/learning_rate"] = max(record.learning_rate for record in resolved)
         metrics["bilipschitz/criticality"] = max(record.criticality for record in resolved)

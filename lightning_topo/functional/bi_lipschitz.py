@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# A displacement difference counts as resolved when it is this many times the rounding error of the pair.
-_RESOLUTION = 4.0
-# Up to this many coordinates direct differences beat a matrix product, and are exact.
-_DIRECT_DIMENSION = 8
-# A Gram-matrix entry is trusted while its rounding error is below this share of it; others are evaluated directly.
-_TRUSTED_ERROR = 1e-7
-# Rows of a block: few, so that a block stays in the cache and the lower triangle is skipped, but enough for a product.
-_BLOCK_ELEMENTS = 2**17
-_MIN_BLOCK_ROWS = 64
-_GATHER_ELEMENTS = 2**22
+from lightning_topo.functional._pairs import in_double, pair_blocks, resolution, resolved
 
 
 @dataclass(frozen=True)
@@ -85,20 +75,18 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     """
     _validate(before, after)
     eps = torch.finfo(after.dtype).eps if eps is None else eps
-    p, q = _double(before), _double(after)
-    closest, rounding = ((_RESOLUTION * eps / 2) ** 2 * cloud.square().sum(1) for cloud in (p, q))
+    p, q = in_double(before), in_double(after)
+    smallest = [resolution(cloud.square().sum(1), eps) for cloud in (p, q)]
     centre = p.mean(0)
     clouds = (p - centre, q - p, q - centre)
     n = len(p)
 
     extremes: list[tuple[Tensor, ...]] = []
     n_resolved = torch.zeros((), dtype=torch.long, device=p.device)
-    for rows, d2, u2, a2 in _blocks(clouds):
-        resolved = (u2 == 0) | (u2 >= rounding[rows, None] + rounding[None, rows.start :])
-        resolved &= d2 > closest[rows, None] + closest[None, rows.start :]
-        resolved.triu_(1)
-        n_resolved += resolved.sum()
-        extremes.append(_block_extremes(rows.start, d2, u2, a2, resolved))
+    for rows, (d2, u2, a2) in pair_blocks(clouds):
+        pairs = resolved(rows, d2, u2, *smallest)
+        n_resolved += pairs.sum()
+        extremes.append(_block_extremes(rows.start, d2, u2, a2, pairs))
 
     n_pairs, found = n * (n - 1) // 2, int(n_resolved)
     if found == 0:
@@ -123,61 +111,12 @@ def _validate(before: Tensor, after: Tensor) -> None:
         raise ValueError("bi_lipschitz expects finite points, but some are NaN or infinite: the run has diverged.")
 
 
-def _double(points: Tensor) -> Tensor:
-    points = points.detach()
-    return (points.cpu() if points.device.type == "mps" else points).double()  # MPS has no float64
-
-
-def _blocks(clouds: tuple[Tensor, ...]) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Squared distances of each cloud, rows i in a block against columns j >= the block's first row."""
-    n, dimension = clouds[0].shape
-    direct = dimension <= _DIRECT_DIMENSION
-    norms = [cloud.square().sum(1) for cloud in clouds]
-    size = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // max(n, 1))
-    for start in range(0, n, size):
-        rows = slice(start, min(n, start + size))
-        if direct:
-            d2, u2, a2 = (_direct(cloud[rows], cloud[start:]) for cloud in clouds)
-        else:
-            d2, u2, a2 = _gram(clouds, norms, rows)
-        yield rows, d2, u2, a2
-
-
-def _direct(x: Tensor, y: Tensor) -> Tensor:
-    total = (x[:, None, 0] - y[None, :, 0]).square_()
-    for k in range(1, x.shape[1]):
-        total += (x[:, None, k] - y[None, :, k]).square_()
-    return total
-
-
-def _gram(clouds: tuple[Tensor, ...], norms: list[Tensor], rows: slice) -> list[Tensor]:
-    squared = []
-    uncertain = torch.zeros((), dtype=torch.bool, device=norms[0].device)
-    # Rounding error of a dot product of D terms, relative to |x|² + |y|².
-    error = torch.finfo(torch.float64).eps * math.sqrt(clouds[0].shape[1]) / _TRUSTED_ERROR
-    for cloud, norm in zip(clouds, norms, strict=True):
-        sums = norm[rows, None] + norm[None, rows.start :]
-        values = torch.addmm(sums, cloud[rows], cloud[rows.start :].T, alpha=-2.0)
-        uncertain = uncertain | (values < sums.mul_(error))
-        squared.append(values)
-    _evaluate_directly(clouds, squared, uncertain.triu(1).nonzero(), rows.start)
-    return squared
-
-
-def _evaluate_directly(clouds: tuple[Tensor, ...], squared: list[Tensor], pairs: Tensor, start: int) -> None:
-    chunk = max(1, _GATHER_ELEMENTS // clouds[0].shape[1])
-    for part in pairs.split(chunk):
-        i, j = part.unbind(1)
-        for cloud, values in zip(clouds, squared, strict=True):
-            values[i, j] = (cloud[i + start] - cloud[j + start]).square_().sum(1)
-
-
-def _block_extremes(start: int, d2: Tensor, u2: Tensor, a2: Tensor, resolved: Tensor) -> tuple[Tensor, ...]:
+def _block_extremes(start: int, d2: Tensor, u2: Tensor, a2: Tensor, pairs: Tensor) -> tuple[Tensor, ...]:
     """Value and flat position of the smallest and largest distance ratio and of the largest criticality."""
     ratio, critical = a2 / d2, u2 / d2
     out: list[Tensor] = []
     for values, largest in ((ratio, False), (ratio, True), (critical, True)):
-        masked = values.where(resolved, -math.inf if largest else math.inf).flatten()
+        masked = values.where(pairs, -math.inf if largest else math.inf).flatten()
         value, where = masked.max(0) if largest else masked.min(0)
         out += [value, start + where // d2.shape[1], start + where % d2.shape[1]]
     return tuple(out)

@@ -125,6 +125,30 @@ def test_sampled_criticality_is_a_lower_bound(trainer, data, classifier):
     assert any(a.criticality == b.criticality for a, b in zip(part.history, full.history, strict=True))
 
 
+def test_groups_of_a_large_model_take_turns(classifier, trainer, data, recorder, monkeypatch):
+    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
+    monitor = lt.BiLipschitzMonitor(max_overhead=None)
+    trainer([monitor], logger=[recorder]).fit(classifier(), data())
+    assert [record.group for record in monitor.history] == ["net.0", "net.4"] * 12
+    assert [record.step for record in monitor.history] == list(range(24))
+    # Over all groups: the latest value of each, also of the one whose turn it was not.
+    overall = dict(recorder.series("bilipschitz.criticality"))
+    assert overall[0] == monitor.history[0].criticality
+    for step in range(1, 24):
+        assert overall[step] == max(record.criticality for record in monitor.history[step - 1 : step + 1])
+
+
+def test_turns_are_those_of_the_optimizer(classifier, trainer, data, monkeypatch):
+    """Only the second group is trained: no update is wasted on the turn of the first."""
+    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
+    groups = [lt.NeuronGroup(name, (lt.Member(f"{name}.bias"),)) for name in ("net.0", "net.6")]
+    monkeypatch.setattr("lightning_topo.callbacks._monitor.select_groups", lambda *args: tuple(groups))
+    monitor = lt.BiLipschitzMonitor(groups=groups, max_overhead=None)
+    module = classifier(lambda m: torch.optim.SGD(m.net[6].parameters(), lr=0.1))
+    trainer([monitor], max_epochs=1).fit(module, data())
+    assert [(record.step, record.group) for record in monitor.history] == [(step, "net.6") for step in range(12)]
+
+
 def test_over_budget_measurements_are_left_out_and_counted(classifier, trainer, data, recorder):
     monitor = lt.BiLipschitzMonitor(max_overhead=1e-9)
     trainer([monitor], logger=[recorder]).fit(classifier(), data())
