@@ -92,12 +92,12 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
             if not in_double:
                 raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
             continue
-        for call in _fitted(calls, isolated, in_double):
+        for call, whole in _fitted(calls, isolated, in_double):
             sandbox = Sandbox(isolated, call, in_double)
             try:
                 sandbox.run(watch)
             except Exception as failure:  # whatever a forward pass may raise
-                failures.append(failure)
+                failures += [failure] if whole else []
             else:
                 return sandbox
     raise ValueError(
@@ -143,8 +143,10 @@ def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
                 memo[id(value)] = value
             if name.endswith("hooks") and isinstance(value, dict):
                 memo[id(value)] = type(value)((k, h) for k, h in value.items() if _makes_weights(h))
-            elif isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
-                memo[id(value)] = value.detach().clone()
+            tensors = value.values() if name == "_buffers" else (value,)
+            for tensor in tensors:
+                if isinstance(tensor, Tensor) and not (tensor.is_leaf and tensor.layout is torch.strided):
+                    memo[id(tensor)] = tensor.detach().clone()  # which deepcopy refuses
     isolated = _deep_copy(model, memo)
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
@@ -205,15 +207,15 @@ def _bare(module: Any) -> Any:
     return module
 
 
-def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[ExampleCall]:
-    """The calls on few items, then on all, on the model's device and in its precision."""
+def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[tuple[ExampleCall, bool]]:
+    """The calls on few items, then (True) on all, on the model's device and in its precision."""
     parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     precisions = [torch.float64] if in_double else list(dict.fromkeys([None, parameter.dtype]))
     for call in calls:
         fewer = fewer_items(call)
         for items in (fewer,) if fewer is call else (fewer, call):
             for dtype in precisions:
-                yield items.map(partial(_moved, device=parameter.device, dtype=dtype))
+                yield items.map(partial(_moved, device=parameter.device, dtype=dtype)), items is call
 
 
 def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -32,6 +32,33 @@ def _spatial(flow: Flow, op: Operation) -> Results:
     return [[*axes[:-n_spatial], *_positions(value)[-n_spatial:]] for value in op.outputs]
 
 
+@rule("max_unpool2d", "max_unpool3d")
+def _unpooled(flow: Flow, op: Operation) -> Results:
+    n_spatial = int(op.name[-2])
+    axes, places = (flow.axes(op, op.arguments[name]) for name in ("self", "indices"))
+    for axis in (*axes[-n_spatial:], *places[-n_spatial:]):
+        freeze(axis, "position")
+    leading = zip(axes[:-n_spatial], places[:-n_spatial], strict=True)
+    return [[*(unify(axis, place) for axis, place in leading), *_positions(op.outputs[0])[-n_spatial:]]]
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def _sampled_on_grid(flow: Flow, op: Operation) -> Results:
+    """Each channel is read at the places of the grid, whose last axis holds coordinates."""
+    (batch, channels, *spatial), (grids, *places, coordinates) = map(flow.axes, (op, op), op.inputs[:2])
+    for axis in (*spatial, coordinates):
+        freeze(axis, "position")
+    return [[unify(batch, grids), channels, *places]]
+
+
+@rule("affine_grid_generator")
+def _affine_grid(flow: Flow, op: Operation) -> Results:
+    batch, *matrix = flow.axes(op, op.arguments["theta"])
+    for axis in matrix:
+        freeze(axis, "position")
+    return [[batch, *_positions(op.outputs[0])[1:]]]
+
+
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")
 @rule("_batch_norm_with_update", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_elemt")
 def _batch_norm(flow: Flow, op: Operation) -> Results:

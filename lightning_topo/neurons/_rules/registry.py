@@ -29,8 +29,11 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 # Those that PyTorch does not tag as pointwise; the last line, before 2.6.
 @rule("copy_", "fill_", "zero_", "masked_fill", "masked_fill_", "native_dropout", "rrelu_with_noise", "_prelu_kernel")
-@rule("hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex")
+@rule(
+    "hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex", "polar"
+)
 @rule("elu", "leaky_relu", "hardtanh", "hardsigmoid", "softplus", "mish", "threshold", "softshrink", "hardshrink")
+@rule("polar")
 def pointwise(flow: Flow, op: Operation) -> Results:
     """Each position of the result comes from the same, broadcast position of the inputs."""
     shape = op.outputs[0].shape
