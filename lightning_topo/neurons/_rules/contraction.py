@@ -7,7 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, product, unify
-from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._rules.registry import Results, positions, rule
 from lightning_topo.neurons._trace import Operation, Value
 
 if TYPE_CHECKING:
@@ -144,8 +144,4 @@ def _convolved(flow: Flow, op: Operation, n_spatial: int) -> Sequence[Axis]:
         return before
     for axis in before:
         freeze(axis, "position")
-    return _positions(op.outputs[0])[-n_spatial:]
-
-
-def _positions(value: Value) -> list[Axis]:
-    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]
+    return positions(op.outputs[0])[-n_spatial:]

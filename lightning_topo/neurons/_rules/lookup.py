@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_topo.neurons._axes import Atom, Axis, Free, Misaligned, freeze, unify
 from lightning_topo.neurons._layout import AnyAxis
 from lightning_topo.neurons._rules.rearrangement import taken
-from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._rules.registry import Results, positions, rule
 from lightning_topo.neurons._trace import Operation, Value
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _embedding(flow: Flow, op: Operation) -> Results:
     flow.makes(op.arguments["weight"], columns)
     if op.name == "embedding":
         return [[*flow.axes(op, op.arguments["indices"]), columns]]
-    return [[Atom(op.outputs[0].shape[0], "position"), columns], *(_positions(value) for value in op.outputs[1:])]
+    return [[Atom(op.outputs[0].shape[0], "position"), columns], *(positions(value) for value in op.outputs[1:])]
 
 
 @rule("index_select")
@@ -141,7 +141,3 @@ def _unindexed(axes: Sequence[Axis], indices: Sequence[Value | None]) -> tuple[l
         freeze(axes[dim], "looked up by index")
     neighbours = dims[-1] - dims[0] == len(dims) - 1
     return [axis for dim, axis in enumerate(axes) if dim not in dims], dims[0] if neighbours else 0
-
-
-def _positions(value: Value) -> list[Axis]:
-    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]

@@ -13,7 +13,6 @@ from lightning_topo.neurons._axes import (
     Free,
     Misaligned,
     concat,
-    factor,
     freeze,
     frozen,
     product,
@@ -150,42 +149,6 @@ def _padded(flow: Flow, op: Operation) -> Results:
     for back, (left, right) in enumerate(zip(pads[::2], pads[1::2], strict=True), start=1):
         axes[-back] = _pad(axes[-back], left, right)
     return [axes]
-
-
-@rule("pixel_shuffle")
-def _pixels_shuffled(flow: Flow, op: Operation) -> Results:
-    *batch, channels, height, width = flow.axes(op, op.arguments["self"])
-    units, pixels = factor(channels, channels.size // op.arguments["upscale_factor"] ** 2)
-    for axis in (pixels, height, width):
-        freeze(axis, "position")
-    return [[*batch, units, *(Atom(size, "position") for size in op.outputs[0].shape[-2:])]]
-
-
-@rule("pixel_unshuffle")
-def _pixels_gathered(flow: Flow, op: Operation) -> Results:
-    *batch, units, height, width = flow.axes(op, op.arguments["self"])
-    for axis in (height, width):
-        freeze(axis, "position")
-    pixels = Atom(op.arguments["downscale_factor"] ** 2, "position")
-    return [[*batch, product((units, pixels)), *(Atom(size, "position") for size in op.outputs[0].shape[-2:])]]
-
-
-@rule("im2col")
-def _patches_taken(flow: Flow, op: Operation) -> Results:
-    *batch, units, height, width = flow.axes(op, op.arguments["self"])
-    for axis in (height, width):
-        freeze(axis, "position")
-    kernel = Atom(math.prod(op.arguments["kernel_size"]), "position in the kernel")
-    return [[*batch, product((units, kernel)), Atom(op.outputs[0].shape[-1], "position")]]
-
-
-@rule("col2im")
-def _patches_put(flow: Flow, op: Operation) -> Results:
-    *batch, packed, places = flow.axes(op, op.arguments["self"])
-    units, kernel = factor(packed, packed.size // math.prod(op.arguments["kernel_size"]))
-    for axis in (kernel, places):
-        freeze(axis, "position in the kernel")
-    return [[*batch, units, *(Atom(size, "position") for size in op.outputs[0].shape[-2:])]]
 
 
 @rule("unfold")

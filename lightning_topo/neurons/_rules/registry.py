@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Axis
+from lightning_topo.neurons._axes import Atom, Axis, Free
 from lightning_topo.neurons._layout import AnyAxis
 from lightning_topo.neurons._trace import Operation, Value
 
@@ -25,6 +25,11 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def positions(value: Value) -> list[Axis]:
+    """Axes of a tensor whose positions are known by their place."""
+    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]
 
 
 # Those that PyTorch does not tag as pointwise; the last line, before 2.6.
