@@ -358,7 +358,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     quick, rows = options.quick, {}
     if "cost" in options.part:
         rows["cost"] = cost_rows(*(([256], [64]) if quick else ([256, 1024, 4096, 16384], [64, 1024, 8192])))

@@ -30,7 +30,10 @@ _WIDER = {
     torch.complex64: torch.complex128,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_HOW_TO_PASS = "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments)"
+_HOW_TO_PASS = (
+    "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments), or set "
+    "model.example_input_array"
+)
 
 Watch = Callable[[nn.Module, ExampleCall], AbstractContextManager[Any]]
 
@@ -80,11 +83,9 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     model = _bare(model)
     calls = example_calls(model, example_input)
     if not calls:
-        raise ValueError(
-            f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}, or set model.example_input_array"
-        )
+        raise ValueError(f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}")
     for in_double in (True, False):
-        failures: list[Exception] = []
+        failures: list[tuple[str, Exception]] = []
         try:
             isolated = _isolated_copy(model, in_double)
             _take_places(isolated, spread, in_double)
@@ -95,15 +96,18 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
         for call, whole in _fitted(calls, isolated, in_double):
             sandbox = Sandbox(isolated, call, in_double)
             try:
-                sandbox.run(watch)
+                if next(floating_tensors(sandbox.run(watch)), None) is None:
+                    raise ValueError("it returns no floating-point tensor")
             except Exception as failure:  # whatever a forward pass may raise
-                failures += [failure] if whole else []
+                failures += [(call.method, failure)] if whole else []
             else:
                 return sandbox
+    method, first = failures[0]
+    missing = "" if method == "forward" else "define forward, "
     raise ValueError(
-        f"the example input does not run through {type(model).__name__}.forward ({type(failures[0]).__name__}: "
-        f"{failures[0]}); {_HOW_TO_PASS}"
-    ) from failures[0]
+        f"the example input does not run through {type(model).__name__}.{method} ({type(first).__name__}: "
+        f"{first}); {missing}{_HOW_TO_PASS}"
+    ) from first
 
 
 def floating_tensors(value: Any) -> Iterator[Tensor]:
