@@ -22,6 +22,9 @@ from lightning_topo.neurons.example import ExampleCall
 _LIKE = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like")
 SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zeros_like"))
 
+# Operations whose result Python can branch on: a number, or a tensor whose shape depends on values.
+_SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
+
 # Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
 # buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
 _STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
@@ -94,6 +97,13 @@ class Trace:
     def is_live(self, value: Value) -> bool:
         """Whether the value depends on parameters or inputs."""
         return not value.fixed or value.memory in self.written
+
+    def branches(self) -> bool:
+        """Whether Python has seen values that depend on parameters or inputs, and may have chosen what to run."""
+        return any(
+            operation.name in _SEEN_BY_PYTHON and any(map(self.is_live, operation.inputs))
+            for operation in self.operations
+        )
 
 
 class Recorder(TorchDispatchMode):
