@@ -119,9 +119,7 @@ class Monitor(Callback, Generic[Record]):
 
         Of several processes all enter, with what the first has measured or nothing: it logs, and all know the metrics.
         """
-        metrics = self._processes.agreed(
-            {**metrics, f"{self.name}/coverage": self._budget.coverage} if metrics else metrics
-        )
+        metrics = self._processes.agreed({**metrics, **self._coverage()} if metrics else metrics)
         finite = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
         if not finite:
             return
@@ -130,6 +128,9 @@ class Monitor(Callback, Generic[Record]):
             logger.log_metrics({k.replace("/", separator): v for k, v in finite.items()}, step=logger_step(trainer))
         device = trainer.strategy.root_device
         trainer.callback_metrics.update({k: torch.tensor(v, device=device) for k, v in finite.items()})
+
+    def _coverage(self) -> dict[str, float]:
+        return {f"{self.name}/coverage": self._budget.coverage}
 
     def remember(self, records: Sequence[Record]) -> None:
         """Append to the history, thinning out its older half when it grows too long."""
@@ -166,6 +167,9 @@ class Monitor(Callback, Generic[Record]):
 class GroupMonitor(Monitor[Record]):
     """A monitor of neuron groups, which are found at the first training batch."""
 
+    #: Whether it is an error that there are none.
+    needs_groups: bool = False
+
     def __init__(self, groups: Groups, every_n_train_steps: int, max_overhead: float | None) -> None:
         super().__init__(every_n_train_steps, max_overhead)
         self.groups = groups
@@ -200,19 +204,24 @@ class GroupMonitor(Monitor[Record]):
                 failure = error
         # What the processes find could depend on their batches.
         found, message = self._processes.agreed((found, None if failure is None else str(failure)))
-        if message is not None and self.groups is not None:
+        if message is not None and (self.groups is not None or self.needs_groups):
             # What the user asked for by name has to be there: this error is meant to stop the run at its start.
             raise failure if failure is not None else ValueError(message)
         if self._processes.lead:
             with self.never_fatal():
                 if failure is not None:
                     raise failure
-                if not found:
-                    self._warn_once(
-                        f"{type(self).__name__} found no group of exchangeable neurons in {type(pl_module).__name__} "
-                        "and has nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
-                    )
+                if not found and not self.needs_groups:
+                    self._warn_once(self._nothing_found(pl_module))
+        if not found and self.needs_groups:
+            raise ValueError(self._nothing_found(pl_module))
         return found
+
+    def _nothing_found(self, pl_module: Any) -> str:
+        return (
+            f"{type(self).__name__} found no group of exchangeable neurons in {type(pl_module).__name__} "
+            "and has nothing to measure. Pass groups=[NeuronGroup(...)] to name them by hand."
+        )
 
     def _search(self, model: nn.Module, pl_module: Any, batch: Any) -> tuple[NeuronGroup, ...]:
         declared = getattr(pl_module, "example_input_array", None) is not None  # found by find_neuron_groups itself

@@ -177,14 +177,24 @@ class NeuronGroup:
         ]
         return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
 
+    def coordinates(self, model: nn.Module) -> list[tuple[Member, nn.Parameter]]:
+        """The slices of parameters that hold the group's points, each once and in their order; buffers left out.
+
+        Args:
+            model: Module whose parameters the members name.
+
+        Raises:
+            ValueError: As ``n_units``.
+        """
+        return [(part[0], part[1]) for part in self._locate(model)[1] if isinstance(part[1], nn.Parameter)]
+
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of ``model`` that hold the group's points, each once; buffers left out.
 
         Raises:
             ValueError: As ``n_units``.
         """
-        located = {id(tensor): tensor for _, tensor, _ in self._locate(model)[1]}
-        return [tensor for tensor in located.values() if isinstance(tensor, nn.Parameter)]
+        return list({id(parameter): parameter for _, parameter in self.coordinates(model)}.values())
 
     @torch.no_grad()
     def permute_(self, model: nn.Module, permutation: Tensor | Sequence[int]) -> None:
