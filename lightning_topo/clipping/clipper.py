@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,28 +86,30 @@ class StepClipper:
         self.updates = self.clipped_updates = 0
         self.last: tuple[GroupUpdate, ...] = ()
         self.diverged = False
-        held = {id(parameter) for parameter in self._held()}
-        clouds = [GroupUpdates(group, model, _EXACT_FROM * max_criticality) for group in groups]
-        self._clouds = [cloud for cloud in clouds if not held.isdisjoint(map(id, cloud.parameters))]
-        if not self._clouds:
+        self._agree = agree
+        held = {id(parameter): parameter for parameter in self._held()}
+        members = [{id(p): p for p in group.parameters(model)} for group in groups]
+        watched = [i for i, parameters in enumerate(members) if not held.keys().isdisjoint(parameters)]
+        if not watched:
             names = ", ".join(group.name for group in groups) or "none"
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
-        self._sets = _connected([set(map(id, cloud.parameters)) for cloud in self._clouds])
-        self._set_of = {
-            id(parameter): which
-            for which, cloud in zip(self._sets, self._clouds, strict=True)
-            for parameter in cloud.parameters
-        }
-        self._agree = agree
-        self._kept: dict[int, Tensor] = {}
+        self._sets = _connected([members[i].keys() for i in watched])
+        self._set_of = {key: which for which, i in zip(self._sets, watched, strict=True) for key in members[i]}
+        # Those of another optimizer do not move meanwhile.
+        self._parameters = list((held | {key: p for i in watched for key, p in members[i].items()}).values())
+        self._outside = [i for i, p in enumerate(self._parameters) if id(p) not in self._set_of]
+        self._kept = [torch.empty_like(parameter) for parameter in self._parameters]
+        # At least in single precision, where a difference of numbers in half precision is exact.
+        self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept]
+        keys = list(map(id, self._parameters))
+        places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
+        self._clouds = [GroupUpdates(groups[i], model, _EXACT_FROM * max_criticality, *places) for i in watched]
         self._furthest: list[float] = []
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
-        self._kept = {id(parameter): parameter.detach().clone() for parameter in self._held()}
-        for cloud in self._clouds:  # what another optimizer holds does not move meanwhile
-            self._kept |= {id(p): p.detach() for p in cloud.parameters if id(p) not in self._kept}
+        torch._foreach_copy_(self._kept, self._parameters)
 
     @torch.no_grad()
     def after(self, exact: bool = False) -> bool:
@@ -128,12 +130,11 @@ class StepClipper:
             attempts += 1
             kappas = self._criticalities(exact)
         if attempts:
-            scale_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._held()})
+            scale_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
             forget_non_finite(self.optimizer)
         for cloud, furthest in zip(self._clouds, self._furthest, strict=True):
             cloud.accept(furthest)
-        self._kept = {}
         self.updates += 1
         self.clipped_updates += attempts > 0
         self.last = tuple(
@@ -148,23 +149,23 @@ class StepClipper:
 
     def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
-        parameters = {id(p): p for p in (*self._held(), *(p for cloud in self._clouds for p in cloud.parameters))}
-        moved = {key: _difference(parameter, self._kept[key]) for key, parameter in parameters.items()}
-        spreads = [cloud.spread(moved) for cloud in self._clouds]
+        torch._foreach_copy_(self._moved, self._parameters)
+        torch._foreach_sub_(self._moved, self._kept)
+        updates = [cloud.update() for cloud in self._clouds]
+        spreads = [torch.linalg.vector_norm(update - update.mean(0), dim=1) for update in updates]
         # One copy from the device for all groups. A sum is finite when its terms are.
-        numbers = [spread.max() for spread in spreads] + [update.sum() for update in moved.values()]
-        device = numbers[0].device
-        values = torch.stack([number.to(device, torch.float32) for number in numbers]).tolist()
+        numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
+        values = torch.stack([number.to(numbers[0].device, torch.float32) for number in numbers]).tolist()
         self._furthest = values[: len(spreads)]
         self.diverged = False
         if not all(map(math.isfinite, values)):
-            self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.values())
+            self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
         if exact:
-            return [cloud.criticality(self._kept) for cloud in self._clouds]
+            return [cloud.criticality(update) for cloud, update in zip(self._clouds, updates, strict=True)]
         return [
-            math.nan if cloud.certainly_below(furthest) else cloud.criticality(self._kept, spread)
-            for cloud, spread, furthest in zip(self._clouds, spreads, self._furthest, strict=True)
+            math.nan if cloud.certainly_below(furthest) else cloud.criticality(update, spread)
+            for cloud, update, spread, furthest in zip(self._clouds, updates, spreads, self._furthest, strict=True)
         ]
 
     def _factors(self, kappas: list[float], attempts: int) -> list[float]:
@@ -177,9 +178,8 @@ class StepClipper:
         return [*factors, min(factors)]
 
     def _scale_back(self, factors: list[float]) -> None:
-        for parameter in self._held():
+        for parameter, kept in zip(self._parameters, self._kept, strict=True):
             factor = factors[self._set_of.get(id(parameter), -1)]
-            kept = self._kept[id(parameter)]
             if factor == 0:
                 parameter.copy_(kept)  # the update may be infinite
             elif factor < 1:
@@ -196,16 +196,10 @@ def require_criticality(value: float) -> float:
     return float(value)
 
 
-def _difference(parameter: Tensor, kept: Tensor) -> Tensor:
-    """Displacement, at least in single precision, where it is exact for parameters in half precision."""
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return parameter.detach().to(dtype) - kept.to(dtype)
-
-
-def _connected(keys: Sequence[set[int]]) -> list[int]:
+def _connected(keys: Sequence[Iterable[int]]) -> list[int]:
     """For each set of keys the number, from 0 on, of the connected part that it belongs to: sets that share a key."""
     parts: list[tuple[set[int], list[int]]] = []
-    for index, own in enumerate(keys):
+    for index, own in enumerate(map(set, keys)):
         joined = [part for part in parts if not part[0].isdisjoint(own)]
         parts = [part for part in parts if part[0].isdisjoint(own)]
         parts.append((own.union(*(part[0] for part in joined)), [index, *(i for part in joined for i in part[1])]))

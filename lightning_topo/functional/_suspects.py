@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-# Distances are kept for up to this many neurons (twice 64 MiB).
+# Distances are kept for up to this many neurons (64 MiB).
 _MAX_KEPT = 4096
-# A bound that leaves more than this share of the neurons is taken from new distances: they cost as much as evaluating
-# two thirds of the neurons, and serve for some time.
+# New distances are taken when those of an earlier time leave more than this share of the neurons: they cost as much as
+# evaluating two thirds of the neurons, and serve for some time.
 _MANY = 0.25
 # Error allowed for squared distances that come from a matrix product, relative to the points' squared norms: far above
 # that of single precision, and far below what would make the bound useless.
@@ -26,8 +26,8 @@ class SuspectSearch:
 
     .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
 
-    costs O(n² + n D) an update where κ itself costs O(n² D). Two times are kept: the first, to which trials return
-    again and again, and one that follows the cloud.
+    costs O(n² + n D) an update where κ itself costs O(n² D). The distances are taken anew when the neurons have moved
+    so far since that the bound leaves many of them.
 
     Args:
         bound: Criticality to look for.
@@ -39,8 +39,7 @@ class SuspectSearch:
     def __init__(self, bound: float) -> None:
         self.bound = bound
         self.closest = 0.0
-        self._first: _Reference | None = None
-        self._recent: _Reference | None = None
+        self._reference: _Reference | None = None
 
     def __call__(self, before: Tensor, update: Tensor) -> Tensor:
         """Indices of the neurons, shape (k,), ascending.
@@ -51,15 +50,10 @@ class SuspectSearch:
         """
         if len(before) > _MAX_KEPT:
             return torch.arange(len(before), device=before.device)
-        if self._first is None:
-            self._first = _Reference(before)
-        suspects = self._ask(self._first, before, update)
-        if len(suspects) > _MANY * len(before) and self._recent is not None:
-            suspects = self._ask(self._recent, before, update)
-        if len(suspects) > _MANY * len(before):
-            # The neurons have moved too far since. The new distances serve the following updates, too.
-            self._recent = _Reference(before)
-            suspects = self._ask(self._recent, before, update)
+        suspects = None if self._reference is None else self._ask(self._reference, before, update)
+        if suspects is None or len(suspects) > _MANY * len(before):
+            self._reference = _Reference(before)
+            suspects = self._ask(self._reference, before, update)
         return suspects
 
     def _ask(self, reference: _Reference, before: Tensor, update: Tensor) -> Tensor:
