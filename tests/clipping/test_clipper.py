@@ -1,5 +1,6 @@
 """StepClipper: updates known in closed form, and runs that are measured from outside."""
 
+import itertools
 import math
 
 import pytest
@@ -262,7 +263,7 @@ def test_random_networks(seed):
 
     torch.manual_seed(seed)
     widths = [16, *(pick(3, 40) for _ in range(pick(1, 4))), 3]
-    layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())][:-1]
+    layers = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())][:-1]
     model = nn.Sequential(*layers)
     rate = 10 ** (4 * torch.rand((), generator=generator).item() - 2)
     name = list(OPTIMIZERS)[pick(0, len(OPTIMIZERS))]
