@@ -2,8 +2,8 @@
 
     python examples/step_clipping.py
 
-It takes about half a minute on a free core. The network is the one of ``find_lr.py``, with its momentum and cosine schedule; each run
-starts from the same weights. The last lines do the same in a training loop of one's own.
+It takes about half a minute on a free core. The network is the one of ``find_lr.py``, with its momentum and cosine
+schedule; each run starts from the same weights. The last lines do the same in a training loop of one's own.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def main() -> None:
                 train(folder, lr, callbacks=[clipping]),
             ]
             plain, norm, ours = accuracies[multiple]
-            clipped = f"{clipping.clipped_updates} of {clipping.updates}"
-            print(f"{multiple:>5g} η* {plain:8.3f} {norm:9.3f} {ours:14.3f}   {clipped}")
+            counts = f"{clipping.clipped_updates} of {clipping.updates}"
+            print(f"{multiple:>5g} η* {plain:8.3f} {norm:9.3f} {ours:14.3f}   {counts}")
 
-    seen, clipped_updates, largest = train_without_a_trainer(MULTIPLES[-1] * result.critical_lr)
-    print(f"\nwithout a Trainer, {MULTIPLES[-1]:g} η*: accuracy {seen:.3f}, {clipped_updates} clipped, κ <= {largest:.4f}")
+    seen, clipped, largest = train_without_a_trainer(MULTIPLES[-1] * result.critical_lr)
+    print(f"\nwithout a Trainer, {MULTIPLES[-1]:g} η*: accuracy {seen:.3f}, {clipped} clipped, κ <= {largest:.4f}")
 
     assert all(ours > 0.9 for *_, ours in accuracies.values())
     assert accuracies[MULTIPLES[-1]][0] < 0.5, "plain training should be lost so far above η*"
