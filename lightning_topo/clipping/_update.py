@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_topo.functional._suspects import SuspectSearch
-from lightning_topo.functional.bi_lipschitz import criticality
+from lightning_topo.functional.criticality import criticality
 from lightning_topo.neurons import NeuronGroup
 
 # Far above what rounding adds to a length in single precision.

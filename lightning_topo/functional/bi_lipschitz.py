@@ -99,24 +99,6 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     return BiLipschitz(lower, upper, distortion, criticality, pair, n_pairs - found)
 
 
-def criticality(before: Tensor, update: Tensor, eps: float) -> float:
-    """κ of an update alone, as ``bi_lipschitz`` has it but right to 1e-7; ``nan`` where no pair can be resolved.
-
-    Args:
-        before: Points before the update, shape (n, D), finite.
-        update: Their displacements, same shape, in at least single precision.
-        eps: Relative spacing of the numbers that the points are stored in.
-    """
-    p, u = in_double(before), in_double(update)
-    smallest = [resolution(cloud.square().sum(1), eps) for cloud in (p, p + u)]
-    largest = [
-        (u2 / d2).masked_fill_(~resolved(rows, d2, u2, *smallest), -1.0).max()
-        for rows, (d2, u2) in pair_blocks((p - p.mean(0), u))
-    ]
-    kappa2 = float(torch.stack(largest).max())
-    return math.sqrt(kappa2) if kappa2 >= 0 else math.nan
-
-
 def _validate(before: Tensor, after: Tensor) -> None:
     if before.ndim != 2 or before.shape != after.shape:
         raise ValueError(

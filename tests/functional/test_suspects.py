@@ -5,7 +5,7 @@ import torch
 
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.functional._suspects import SuspectSearch, spread
-from lightning_topo.functional.bi_lipschitz import criticality
+from lightning_topo.functional.criticality import criticality
 
 
 def reaching(before, update, bound):
