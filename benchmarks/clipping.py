@@ -197,7 +197,8 @@ VARIANTS: dict[str, tuple[float, Callable[..., None]]] = {
     "0.1, second moments raised": (0.1, second_moments),
 }
 VARIANT_TASKS = ("digits-relu-default", "digits-sigmoid-sphere", "conv", "conv-batchnorm", "transformer")
-VARIANT_MULTIPLES = (0.25, 0.5, 2, 8, 32)
+VARIANT_OPTIMIZERS = ("momentum", "adam")
+VARIANT_MULTIPLES = (0.5, 4, 32)
 
 
 def measure_variants(task: Task, network: Task) -> dict[str, Any]:
@@ -291,8 +292,8 @@ def main() -> None:
     networks = {name.split("/")[0]: task for name, task in all_tasks().items()}
     rows = []
     for name, task in tasks().items():
-        network = name.split("/")[0]
-        left_out = options.variants and (network not in VARIANT_TASKS or name.endswith("/sgd"))
+        network, optimizer = name.split("/")
+        left_out = options.variants and (network not in VARIANT_TASKS or optimizer not in VARIANT_OPTIMIZERS)
         if left_out or not fnmatch(name, options.task):
             continue
         path = folder / f"{name.replace('/', '-')}.json"
