@@ -38,12 +38,12 @@ class GroupUpdates:
         kept: Mapping[int, Tensor],
         moved: Mapping[int, Tensor],
     ) -> None:
-        coordinates = group.coordinates(model)
+        slices = group.slices(model)
         self.name = group.name
         self._bound = bound
-        self._eps = max(torch.finfo(parameter.dtype).eps for _, parameter in coordinates)
-        self._kept = [member.units(kept[id(parameter)]) for member, parameter in coordinates]
-        self._moved = [member.units(moved[id(parameter)]) for member, parameter in coordinates]
+        self._eps = max(torch.finfo(parameter.dtype).eps for _, parameter in slices)
+        self._kept = [member.units(kept[id(parameter)]) for member, parameter in slices]
+        self._moved = [member.units(moved[id(parameter)]) for member, parameter in slices]
         self._search = SuspectSearch(bound)
         self._closest = 0.0
 

@@ -177,16 +177,14 @@ class NeuronGroup:
         ]
         return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
 
-    def coordinates(self, model: nn.Module) -> list[tuple[Member, nn.Parameter]]:
-        """The slices of parameters that hold the group's points, each once and in their order; buffers left out.
-
-        Args:
-            model: Module whose parameters the members name.
+    def slices(self, model: nn.Module) -> list[tuple[Member, nn.Parameter]]:
+        """The members that hold the coordinates of a point, in order, each with its parameter; tied ones come once.
 
         Raises:
             ValueError: As ``n_units``.
         """
-        return [(part[0], part[1]) for part in self._locate(model)[1] if isinstance(part[1], nn.Parameter)]
+        located = self._locate(model)[1]
+        return [(member, tensor) for member, tensor, _ in located if isinstance(tensor, nn.Parameter)]
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of ``model`` that hold the group's points, each once; buffers left out.
@@ -194,7 +192,7 @@ class NeuronGroup:
         Raises:
             ValueError: As ``n_units``.
         """
-        return list({id(parameter): parameter for _, parameter in self.coordinates(model)}.values())
+        return list({id(parameter): parameter for _, parameter in self.slices(model)}.values())
 
     @torch.no_grad()
     def permute_(self, model: nn.Module, permutation: Tensor | Sequence[int]) -> None:
