@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, max_pool2d
 
 from lightning_topo.neurons import discover_neurons, is_permutation_symmetric
 
@@ -104,6 +104,64 @@ class EncoderClassifier(nn.Module):
         return self.head(self.encoder(self.embedding(tokens)).mean(1))
 
 
+class UNet(nn.Module):
+    """Two levels; the way up joins what the way down has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2, self.bottom = self._block(1, 4), self._block(4, 6), self._block(6, 8)
+        self.up2, self.join2 = nn.ConvTranspose2d(8, 6, 2, 2), self._block(12, 6)
+        self.up1, self.join1 = nn.ConvTranspose2d(6, 4, 2, 2), self._block(8, 4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def _block(self, n_in: int, n_out: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) -> (N, 2, H, W)."""
+        first = self.down1(x)
+        second = self.down2(max_pool2d(first, 2))
+        x = self.up2(self.bottom(max_pool2d(second, 2)))
+        x = self.up1(self.join2(torch.cat([x, second], 1)))
+        return self.head(self.join1(torch.cat([x, first], 1)))
+
+
+class GAN(nn.Module):
+    """A generator of transposed convolutions, and a critic that shares nothing with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(
+            nn.ConvTranspose2d(5, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.ConvTranspose2d(8, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.ConvTranspose2d(6, 1, 4, 2, 1), nn.Tanh(),
+        )  # fmt: skip
+        self.critic = nn.Sequential(
+            nn.Conv2d(1, 6, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(6, 8, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 1, 4),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, 5) -> (N,)."""
+        return self.critic(self.generator(z[:, :, None, None])).flatten()
+
+
+class GraphNet(nn.Module):
+    """Two rounds of messages along the edges of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.message1, self.message2 = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """(nodes, 3), (2, edges) -> (nodes, 2)."""
+        x = self.embed(x)
+        for message in (self.message1, self.message2):
+            x = x + torch.zeros_like(x).index_add(0, edges[1], message(x[edges[0]]).relu())
+        return self.head(x)
+
+
 def mlp() -> tuple[nn.Module, Any]:
     net = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
     return net, torch.randn(4, 6)
@@ -168,7 +226,7 @@ def t5() -> tuple[nn.Module, Any]:
     shape = {"d_model": 12, "d_kv": 4, "d_ff": 18, "num_layers": 2, "num_heads": 3}
     config = T5Config(vocab_size=30, feed_forward_proj="gated-gelu", decoder_start_token_id=0, **shape)
     tokens = torch.randint(30, (2, 6))
-    return T5ForConditionalGeneration(config), {"input_ids": tokens, "decoder_input_ids": tokens}
+    return T5ForConditionalGeneration(config), {"input_ids": tokens, "labels": tokens}
 
 
 def lstm() -> tuple[nn.Module, Any]:
@@ -177,6 +235,73 @@ def lstm() -> tuple[nn.Module, Any]:
 
 def gru() -> tuple[nn.Module, Any]:
     return Recurrent(nn.GRU(4, 6, batch_first=True)), torch.randn(3, 5, 4)
+
+
+def bidirectional() -> tuple[nn.Module, Any]:
+    model = Recurrent(nn.LSTM(4, 6, num_layers=2, batch_first=True, bidirectional=True))
+    model.head = nn.Linear(12, 3)
+    return model, torch.randn(3, 5, 4)
+
+
+def unet() -> tuple[nn.Module, Any]:
+    return UNet(), torch.randn(2, 1, 8, 8)
+
+
+def gan() -> tuple[nn.Module, Any]:
+    return GAN(), torch.randn(3, 5)
+
+
+def graph_net() -> tuple[nn.Module, Any]:
+    return GraphNet(), (torch.randn(5, 3), torch.tensor([[0, 1, 2, 3, 4, 1], [1, 2, 3, 4, 0, 0]]))
+
+
+def mobilenet() -> tuple[nn.Module, Any]:
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    config = MobileNetV2Config(depth_multiplier=0.25, num_labels=5)
+    return MobileNetV2ForImageClassification(config), torch.randn(2, 3, 32, 32)
+
+
+def swin() -> tuple[nn.Module, Any]:
+    from transformers import SwinConfig, SwinForImageClassification
+
+    shape = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4]}
+    return SwinForImageClassification(SwinConfig(window_size=4, num_labels=5, **shape)), torch.randn(2, 3, 16, 16)
+
+
+def decoder_only(family: str, **options: Any) -> tuple[nn.Module, Any]:
+    import transformers
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 16}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=30, max_position_embeddings=8, **shape, **tokens, **options
+    )
+    return getattr(transformers, f"{family}ForCausalLM")(config), torch.randint(30, (2, 6))
+
+
+def whisper() -> tuple[nn.Module, Any]:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    shape = {
+        f"{stack}_{name}": size
+        for stack in ("encoder", "decoder")
+        for name, size in (("layers", 1), ("attention_heads", 3), ("ffn_dim", 18))
+    }
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = WhisperConfig(
+        vocab_size=30,
+        num_mel_bins=8,
+        d_model=12,
+        max_source_positions=10,
+        max_target_positions=8,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **shape,
+        **tokens,
+    )
+    example = {"input_features": torch.randn(2, 8, 20), "labels": torch.randint(30, (2, 6))}
+    return WhisperForConditionalGeneration(config), example
 
 
 ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
@@ -192,6 +317,17 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "T5 (gated)": t5,
     "LSTM classifier": lstm,
     "GRU classifier": gru,
+    "bidirectional LSTM": bidirectional,
+    "U-Net": unet,
+    "GAN": gan,
+    "graph net": graph_net,
+    "MobileNetV2": mobilenet,
+    "Swin": swin,
+    "GPT-NeoX (fused q, k, v)": lambda: decoder_only("GPTNeoX"),
+    "Phi-3 (fused q, k, v; fused gate and up)": lambda: decoder_only("Phi3", num_key_value_heads=3),
+    "Mixtral (experts)": lambda: decoder_only("Mixtral", num_key_value_heads=3, num_local_experts=4),
+    "Mamba": lambda: decoder_only("Mamba", state_size=4),
+    "Whisper": whisper,
 }
 
 

@@ -86,7 +86,7 @@ def monitor_persistence(model: nn.Module, group: lt.NeuronGroup) -> Callable[[],
     trainer = SimpleNamespace(fit_loop=loop, loggers=[])
 
     def measure() -> None:
-        monitor._measure_group(group, trainer, model)
+        monitor._measure_group(group, trainer, group.points(model))
         yield_to(model)
 
     return measure
@@ -148,6 +148,7 @@ def measured(name: str, n: int, dimension: int) -> dict[str, Any]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(sender, name, n, dimension))
     process.start()
+    sender.close()  # so that a child that fails ends the wait
     try:
         if not receiver.poll(SECONDS):
             return {"first": None, "seconds": None, "bytes": None}
@@ -250,7 +251,7 @@ def shares(network: str, optimizer: str, steps: int) -> dict[str, list[float]]:
         for at, group in enumerate(groups):
             whole = bi_lipschitz(everything[at], group.points(model)).criticality
             for kind, row in samples.items():
-                part = bi_lipschitz(*row[at].chosen(before[kind][at], model)).criticality
+                part = bi_lipschitz(*row[at].chosen(before[kind][at], row[at].after(model))).criticality
                 assert part <= whole * (1 + 1e-12), (network, optimizer, index, kind)
                 ratios[kind].append(part / whole)
     return ratios
@@ -357,7 +358,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     quick, rows = options.quick, {}
     if "cost" in options.part:
         rows["cost"] = cost_rows(*(([256], [64]) if quick else ([256, 1024, 4096, 16384], [64, 1024, 8192])))

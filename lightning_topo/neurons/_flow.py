@@ -128,6 +128,11 @@ class Flow:
         value = self.trace.owned[name]
         return plain(self._known(value)) if value in self._axes else None
 
+    def unused(self) -> list[str]:
+        """Parameters that no operation used."""
+        parameters = (name for name, value in self.trace.owned.items() if value.kind == "parameter")
+        return [name for name in parameters if self.owned(name) is None]
+
     def _apply(self, operation: Operation) -> None:
         self._originates = False
         rule = RULES.get(operation.name, pointwise if operation.pointwise else None)

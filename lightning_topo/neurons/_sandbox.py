@@ -30,7 +30,10 @@ _WIDER = {
     torch.complex64: torch.complex128,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_HOW_TO_PASS = "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments)"
+_HOW_TO_PASS = (
+    "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments), or set "
+    "model.example_input_array"
+)
 
 Watch = Callable[[nn.Module, ExampleCall], AbstractContextManager[Any]]
 
@@ -80,11 +83,9 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     model = _bare(model)
     calls = example_calls(model, example_input)
     if not calls:
-        raise ValueError(
-            f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}, or set model.example_input_array"
-        )
+        raise ValueError(f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}")
     for in_double in (True, False):
-        failures: list[Exception] = []
+        failures: list[tuple[str, Exception]] = []
         try:
             isolated = _isolated_copy(model, in_double)
             _take_places(isolated, spread, in_double)
@@ -92,22 +93,29 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
             if not in_double:
                 raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
             continue
-        for call in _fitted(calls, isolated, in_double):
+        for call, whole in _fitted(calls, isolated, in_double):
             sandbox = Sandbox(isolated, call, in_double)
             try:
-                sandbox.run(watch)
+                if next(floating_tensors(sandbox.run(watch)), None) is None:
+                    raise ValueError("it returns no floating-point tensor")
             except Exception as failure:  # whatever a forward pass may raise
-                failures.append(failure)
+                failures += [(call.method, failure)] if whole else []
             else:
                 return sandbox
+    method, first = failures[0]
+    missing = "" if method == "forward" else "define forward, "
     raise ValueError(
-        f"the example input does not run through {type(model).__name__}.forward ({type(failures[0]).__name__}: "
-        f"{failures[0]}); {_HOW_TO_PASS}"
-    ) from failures[0]
+        f"the example input does not run through {type(model).__name__}.{method} ({type(first).__name__}: "
+        f"{first}); {missing}{_HOW_TO_PASS}"
+    ) from first
 
 
 def floating_tensors(value: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor in nested tuples, lists, mappings and dataclasses, in order."""
+    """Every floating-point tensor in nested tuples, lists, mappings and dataclasses, in order.
+
+    Of a mapping with a finite ``loss`` only that: it is the function that training sees, and what many models return
+    beside it (the encoder's last hidden state, attention maps) is no part of it.
+    """
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex():
             yield value
@@ -115,7 +123,9 @@ def floating_tensors(value: Any) -> Iterator[Tensor]:
         for item in value:
             yield from floating_tensors(item)
     elif isinstance(value, Mapping):
-        yield from floating_tensors(list(value.values()))
+        loss = value.get("loss")
+        alone = isinstance(loss, Tensor) and loss.numel() == 1 and bool(loss.isfinite())
+        yield from floating_tensors([loss] if alone else list(value.values()))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from floating_tensors([getattr(value, item.name) for item in fields(value)])
 
@@ -143,8 +153,10 @@ def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
                 memo[id(value)] = value
             if name.endswith("hooks") and isinstance(value, dict):
                 memo[id(value)] = type(value)((k, h) for k, h in value.items() if _makes_weights(h))
-            elif isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
-                memo[id(value)] = value.detach().clone()
+            tensors = value.values() if name == "_buffers" else (value,)
+            for tensor in tensors:
+                if isinstance(tensor, Tensor) and not (tensor.is_leaf and tensor.layout is torch.strided):
+                    memo[id(tensor)] = tensor.detach().clone()  # which deepcopy refuses
     isolated = _deep_copy(model, memo)
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
@@ -205,15 +217,15 @@ def _bare(module: Any) -> Any:
     return module
 
 
-def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[ExampleCall]:
-    """The calls on few items, then on all, on the model's device and in its precision."""
+def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[tuple[ExampleCall, bool]]:
+    """The calls on few items, then (True) on all, on the model's device and in its precision."""
     parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     precisions = [torch.float64] if in_double else list(dict.fromkeys([None, parameter.dtype]))
     for call in calls:
         fewer = fewer_items(call)
         for items in (fewer,) if fewer is call else (fewer, call):
             for dtype in precisions:
-                yield items.map(partial(_moved, device=parameter.device, dtype=dtype))
+                yield items.map(partial(_moved, device=parameter.device, dtype=dtype)), items is call
 
 
 def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:

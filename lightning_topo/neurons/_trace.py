@@ -22,6 +22,9 @@ from lightning_topo.neurons.example import ExampleCall
 _LIKE = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like")
 SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zeros_like"))
 
+# Operations whose result Python can branch on: a number, or a tensor whose shape depends on values.
+_SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
+
 # Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
 # buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
 _STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
@@ -37,12 +40,14 @@ class Value:
             units), "input", "computed" (from any of these), or "constant".
         name: Of a parameter or state.
         memory: Token of the storage that views share.
+        mask: Whether it holds booleans.
     """
 
     shape: tuple[int, ...]
     kind: str
     name: str = ""
     memory: int = -1
+    mask: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -61,6 +66,7 @@ class Operation:
         outputs: Values that it returned.
         pointwise: Whether each output position comes from the same (broadcast) position of the inputs.
         uniform: Of each fixed input, along which axes all its slices are equal.
+        runs: Of each fixed input that holds consecutive integers, the first of them.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Operation:
     outputs: tuple[Value, ...]
     pointwise: bool
     uniform: Mapping[Value, tuple[bool, ...]]
+    runs: Mapping[Value, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,6 +97,13 @@ class Trace:
     def is_live(self, value: Value) -> bool:
         """Whether the value depends on parameters or inputs."""
         return not value.fixed or value.memory in self.written
+
+    def branches(self) -> bool:
+        """Whether Python has seen values that depend on parameters or inputs, and may have chosen what to run."""
+        return any(
+            operation.name in _SEEN_BY_PYTHON and any(map(self.is_live, operation.inputs))
+            for operation in self.operations
+        )
 
 
 class Recorder(TorchDispatchMode):
@@ -134,7 +148,9 @@ class Recorder(TorchDispatchMode):
         inputs = tuple(self._value(tensor) for tensor in tensors)
         live = [self.trace.is_live(value) for value in inputs]
         computed = any(live) and name not in SHAPE_ONLY
-        uniform = {v: self._uniform(v, t) for v, t, alive in zip(inputs, tensors, live, strict=True) if not alive}
+        fixed = {v: t for v, t, alive in zip(inputs, tensors, live, strict=True) if computed and not alive}
+        uniform = {value: self._uniform(value, tensor) for value, tensor in fixed.items()}
+        runs = {value: int(tensor[0]) for value, tensor in fixed.items() if _consecutive(tensor)}
         if computed and schema.is_mutable:
             self.trace.written |= {value.memory for value in _written(schema, arguments)}
         memory = inputs[0].memory if inputs and _is_view(schema) else None
@@ -142,9 +158,7 @@ class Recorder(TorchDispatchMode):
             del self._values[tensors[0]]
         outputs = tuple(self._output(tensor, "computed" if computed else "constant", memory) for tensor in results)
         pointwise = torch.Tag.pointwise in func.tags
-        self.trace.operations.append(
-            Operation(name, arguments, inputs, outputs, pointwise, uniform if computed else {})
-        )
+        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, runs))
 
     def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
         if not isinstance(item, Tensor):
@@ -163,13 +177,14 @@ class Recorder(TorchDispatchMode):
     def _register(self, tensor: Tensor, kind: str, name: str = "", memory: int | None = None) -> Value:
         if memory is None:
             memory, self._next_memory = self._next_memory, self._next_memory + 1
-        value = self._values[tensor] = Value(tuple(tensor.shape), kind, name, memory)
+        value = self._values[tensor] = Value(tuple(tensor.shape), kind, name, memory, tensor.dtype == torch.bool)
         return value
 
     def _uniform(self, value: Value, tensor: Tensor) -> tuple[bool, ...]:
         version, flags = self._flags.get(value, (-1, ()))
         if version != tensor._version:
-            flags = tuple(_equal_slices(tensor, axis) for axis in range(tensor.ndim))
+            dense = tensor.layout is torch.strided
+            flags = tuple(dense and _equal_slices(tensor, axis) for axis in range(tensor.ndim))
             self._flags[value] = (tensor._version, flags)
         return flags
 
@@ -202,3 +217,8 @@ def _written(schema: Any, arguments: Mapping[str, Any]) -> Iterator[Value]:
 
 def _equal_slices(tensor: Tensor, axis: int) -> bool:
     return tensor.shape[axis] < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all())
+
+
+def _consecutive(tensor: Tensor) -> bool:
+    integers = tensor.ndim == 1 and len(tensor) > 0 and not tensor.is_floating_point() and tensor.dtype != torch.bool
+    return integers and bool((tensor - tensor[0] == torch.arange(len(tensor), device=tensor.device)).all())

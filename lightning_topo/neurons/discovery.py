@@ -90,7 +90,8 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
         example_input: As in ``find_neuron_groups``.
 
     Returns:
-        Groups and uncovered axes.
+        Groups and uncovered axes. Where the forward pass branches on the values of its input, they hold for the path
+        that this input takes; a warning names the parameters that it does not use.
 
     Raises:
         ValueError: No input can be made up, or the example input does not run.
@@ -106,6 +107,15 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
     """
     sandbox = open_sandbox(model, example_input, Recorder)
     flow = propagate(sandbox.watcher.finish(sandbox.output))
+    unused = flow.unused()
+    if unused and flow.trace.branches():
+        listed = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
+        warnings.warn(
+            f"the forward pass of {type(sandbox.model).__name__} depends on the values of its input, and this one did "
+            f"not use {listed}: the groups hold for the path that it took; pass an example_input that takes the other "
+            "ones too",
+            stacklevel=2,
+        )
     candidates = _candidates(flow)
     refuted = asymmetric(sandbox, candidates, trials=1)
     if refuted:

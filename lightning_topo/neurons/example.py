@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 # Enough items that hardly any unit is silent on all of them, few enough that a test costs less than a training step.
 _MAX_ITEMS = 4
+# Where the ``forward`` of modules that define none comes from.
+_WITHOUT_FORWARD = ("torch.nn.modules.module", "pytorch_lightning.core.module", "lightning.pytorch.core.module")
 _IMAGE_SIZES = (32, 28, 64, 96, 128, 224, 16, 8)
 
 
@@ -32,21 +34,34 @@ class ExampleCall:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    method = "forward"
+
     def on(self, model: nn.Module) -> Any:
         """Whatever ``model`` returns for these arguments."""
         return model(*self.args, **self.kwargs)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ExampleCall:
         """The same call with every tensor changed, however deep it lies."""
-        return ExampleCall(_map(self.args, change), _map(dict(self.kwargs), change))
+        return replace(self, args=_map(self.args, change), kwargs=_map(dict(self.kwargs), change))
+
+
+class TrainingStepCall(ExampleCall):
+    """A call of a LightningModule's ``training_step``, for those whose ``forward`` says nothing of their training."""
+
+    method = "training_step"
+
+    def on(self, model: nn.Module) -> Any:
+        """The loss, or whatever else the step returns."""
+        return model.training_step(*self.args, **self.kwargs)  # type: ignore[operator]
 
 
 def example_inputs_from_batch(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
     """Ways in which ``model`` may take a training batch, likeliest first.
 
     A tensor is the only argument. Of a sequence: the whole as one argument, its first element (inputs before targets),
-    all elements. Of a mapping: the entries that ``forward`` names, the whole as one argument, its first entry. The
-    result can be passed wherever an ``example_input`` is expected; the first call that runs is used.
+    all elements. Of a mapping: the entries that ``forward`` names, the whole as one argument, its first entry. Last
+    comes the ``training_step`` of a LightningModule, for modules without a ``forward`` of their own. The result can be
+    passed wherever an ``example_input`` is expected; the first call that runs and returns numbers is used.
 
     Args:
         model: Module whose ``forward`` is meant.
@@ -61,14 +76,26 @@ def example_inputs_from_batch(model: nn.Module, batch: Any) -> tuple[ExampleCall
         >>> [len(call.args) for call in example_inputs_from_batch(model, batch)]
         [1, 1, 2]
     """
+    has_forward = getattr(model.forward, "__module__", "") not in _WITHOUT_FORWARD
+    return (*(_forward_calls(model, batch) if has_forward else ()), *_training_step_call(model, batch))
+
+
+def _forward_calls(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
     whole = ExampleCall((batch,))
     if isinstance(batch, Mapping):
         named = _named_by_forward(model, batch)
-        first = example_inputs_from_batch(model, next(iter(batch.values()))) if batch else ()
+        first = _forward_calls(model, next(iter(batch.values()))) if batch else ()
         return (*([ExampleCall((), named)] if named else []), whole, *first)
     if isinstance(batch, (tuple, list)) and batch:
-        return (whole, *example_inputs_from_batch(model, batch[0]), ExampleCall(tuple(batch)))
+        return (whole, *_forward_calls(model, batch[0]), ExampleCall(tuple(batch)))
     return (whole,)
+
+
+def _training_step_call(model: nn.Module, batch: Any) -> Iterator[ExampleCall]:
+    step = getattr(model, "training_step", None)
+    if callable(step):
+        indices = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in inspect.signature(step).parameters}
+        yield TrainingStepCall((batch,), indices)
 
 
 def example_calls(model: nn.Module, example_input: Any = None) -> tuple[ExampleCall, ...]:

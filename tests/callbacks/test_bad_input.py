@@ -54,20 +54,35 @@ def test_a_model_without_groups_warns_once_and_trains(monitor, classifier, train
     assert (made.global_step, callback.history) == (12, [])
 
 
-@pytest.mark.parametrize("monitor", MONITORS)
-def test_a_forward_that_does_not_run_warns_and_trains(monitor, classifier, trainer, data):
+def strange(classifier, needs_trainer):
+    """A module whose ``forward`` does not run, and whose training step may ask for the Trainer."""
+
     class Strange(type(classifier())):
         def forward(self, x, missing):
             raise NotImplementedError
 
         def loss(self, batch):
+            assert not needs_trainer or self.trainer.training
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     torch.manual_seed(0)
+    return Strange()
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_a_forward_that_does_not_run_warns_and_trains(monitor, classifier, trainer, data):
     callback = monitor(max_overhead=None)
     with pytest.warns(UserWarning, match="example_input"):
-        made = fit(trainer, Strange(), data, [callback])
-    assert made.global_step == 12
+        made = fit(trainer, strange(classifier, needs_trainer=True), data, [callback])
+    assert (made.global_step, callback.history) == (12, [])
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_the_training_step_stands_in_for_a_forward_that_does_not_run(monitor, classifier, trainer, data):
+    callback, usual = monitor(max_overhead=None), monitor(max_overhead=None)
+    fit(trainer, strange(classifier, needs_trainer=False), data, [callback])
+    fit(trainer, classifier(), data, [usual])
+    assert {record.group for record in callback.history} == {record.group for record in usual.history} != set()
 
 
 def test_groups_of_one_neuron_have_no_constants(classifier, trainer, data, recorder):

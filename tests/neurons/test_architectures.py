@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_topo.neurons import Member, NeuronGroup, discover_neurons, is_permutation_symmetric
+from lightning_topo.neurons import Member, NeuronGroup, UncoveredAxis, discover_neurons, is_permutation_symmetric
 
 _PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "architectures.py"
 _SPEC = importlib.util.spec_from_file_location("architectures", _PATH)
 _MODULE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_MODULE)
 ARCHITECTURES = _MODULE.ARCHITECTURES
-HUGGING_FACE = ("GPT-2", "BERT", "ViT", "Llama (GQA, SwiGLU)", "T5 (gated)")
+TORCH_ONLY = (
+    "MLP", "BatchNorm ResNet", "depthwise net", "ConvNeXt-like", "nn.TransformerEncoder", "LSTM classifier",
+    "GRU classifier", "bidirectional LSTM", "U-Net", "GAN", "graph net",
+)  # fmt: skip
 
 
 def layers(template, *kinds):
@@ -23,7 +26,7 @@ def layers(template, *kinds):
 
 
 def t5_layers():
-    ours = []
+    ours = [("residual", 12)]
     for stack in ("encoder", "decoder"):
         ours.append((f"{stack}.block.heads", 3))
         for block in range(2):
@@ -73,11 +76,34 @@ EXPECTED = {
     "T5 (gated)": t5_layers(),
     "LSTM classifier": [("rnn.l0", 6), ("rnn.l1", 6)],
     "GRU classifier": [("rnn", 6)],
+    "bidirectional LSTM": [
+        (f"rnn.l{layer}{direction}", 6) for layer in range(2) for direction in ("", "_reverse")
+    ],
+    "U-Net": [
+        ("down1.0", 4), ("down2.0", 6), ("bottom.0", 8), ("up2", 6), ("join2.0", 6), ("up1", 4), ("join1.0", 4),
+    ],
+    "GAN": [("generator.0", 8), ("generator.3", 6), ("critic.0", 6), ("critic.2", 8)],
+    "graph net": [("residual", 8)],
+    "GPT-NeoX (fused q, k, v)": [
+        ("gpt_neox.layers.residual", 24),
+        *layers(  # a quarter of the keys' channels is rotated, the others can be exchanged
+            "gpt_neox.layers.{}",
+            ("attention.heads", 6), ("attention.keys", 2), ("attention.values", 4), ("mlp.dense_h_to_4h", 16),
+        ),
+    ],
+    "Mixtral (experts)": [
+        ("model.layers.residual", 24),
+        *layers(
+            "model.layers.{}",
+            ("self_attn.heads", 3), ("self_attn.query_heads", 2), ("self_attn.values", 4),
+            ("mlp.experts", 16),
+        ),
+    ],
 }  # fmt: skip
 
 
 def built(name):
-    if name in HUGGING_FACE:
+    if name not in TORCH_ONLY:
         pytest.importorskip("transformers")
     torch.manual_seed(0)
     model, example = ARCHITECTURES[name]()
@@ -87,8 +113,12 @@ def built(name):
 
 
 def outputs(model, example):
+    model.eval()
     with torch.no_grad():
-        result = model.eval()(**example) if isinstance(example, dict) else model.eval()(example)
+        if isinstance(example, tuple):
+            result = model(*example)
+        else:
+            result = model(**example) if isinstance(example, dict) else model(example)
     return result if isinstance(result, torch.Tensor) else result.logits
 
 
@@ -199,17 +229,22 @@ def test_tied_embedding_is_one_member_of_the_residual_stream():
     assert not any("lm_head" in member.parameter for member in stream)
 
 
-def test_encoder_decoder_whose_output_shows_no_hidden_state_has_residual_streams():
+def test_hidden_states_that_are_returned_hide_the_residual_stream_unless_there_is_a_loss():
     pytest.importorskip("transformers")
-
-    class Logits(nn.Module):
-        def __init__(self, net):
-            super().__init__()
-            self.net = net
-
-        def forward(self, **tokens):
-            return self.net(**tokens).logits
-
     model, example = built("T5 (gated)")
-    names = [group.name for group in discover_neurons(Logits(model), example).groups]
-    assert "net.residual" in names
+    with_loss = discover_neurons(model, example)
+    without = discover_neurons(model, {"input_ids": example["input_ids"], "decoder_input_ids": example["labels"]})
+    assert {group.name for group in with_loss.groups} - {group.name for group in without.groups} == {"residual"}
+    assert UncoveredAxis("shared.weight", 1, "model output") in without.uncovered
+
+
+def test_fused_projections_and_experts():
+    pytest.importorskip("transformers")
+    gate_up = groups_of("Phi-3 (fused q, k, v; fused gate and up)")["model.layers.0.mlp.gate_up_proj"]
+    assert gate_up == {
+        Member("model.layers.0.mlp.gate_up_proj.weight", 0, outer=2), Member("model.layers.0.mlp.down_proj.weight", 1),
+    }  # fmt: skip
+    experts = groups_of("Mixtral (experts)")["model.layers.0.mlp.experts"]
+    assert {(m.parameter.rpartition(".")[2], m.axis, m.outer) for m in experts} == {
+        ("gate_up_proj", 1, 2), ("down_proj", 2, 1),
+    }  # fmt: skip

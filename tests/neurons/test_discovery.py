@@ -117,7 +117,11 @@ class Branching(nn.Module):
 
 
 def test_data_dependent_control_flow_is_followed_as_it_ran():
-    found = discover_neurons(Branching(), torch.randn(2, 3))
+    message = (
+        r"Branching depends on the values of its input, .* not use small.weight, small.bias: .*; pass an example_inp"
+    )
+    with pytest.warns(UserWarning, match=message):
+        found = discover_neurons(Branching(), torch.randn(2, 3))
     assert [group.name for group in found.groups] == ["large"]
     assert UncoveredAxis("small.weight", 0, "not used in the forward pass") in found.uncovered
 
@@ -184,6 +188,21 @@ def test_outputs_filled_in_place():
 
     (group,) = find_neuron_groups(Fills(), torch.randn(2, 5, 3))
     assert group.members == (Member("fc1.weight"), Member("fc1.bias"), Member("fc2.weight", axis=1))
+
+
+@pytest.mark.parametrize(("factor", "names"), [(1.0, ["fc1"]), (torch.nan, [])])
+def test_a_finite_loss_is_the_function_of_a_model_that_returns_more(factor, names):
+    class Trained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x, labels):
+            hidden = self.fc1(x).relu()
+            return {"loss": factor * nn.functional.cross_entropy(self.fc2(hidden), labels), "hidden": hidden}
+
+    found = discover_neurons(Trained(), {"x": torch.randn(4, 3), "labels": torch.tensor([0, 1, 1, 0])})
+    assert [group.name for group in found.groups] == names
 
 
 def test_model_without_exchangeable_units():

@@ -123,3 +123,41 @@ def test_nested_structures_keep_their_types():
 def test_no_example_for_a_mapping_without_string_keys():
     (call,) = example_calls(net(), {0: X})
     assert list(call.args[0]) == [0]
+
+
+class Trained(nn.Module):
+    """As a LightningModule: the step that trains says more of it than ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def training_step(self, batch, batch_idx):
+        return {"loss": nn.functional.mse_loss(self.net(batch["x"]), batch["y"]), "batch": batch}
+
+
+class Predicts(Trained):
+    def forward(self, x):
+        return self.net(x).argmax(-1)
+
+
+@pytest.mark.parametrize("model", [Trained(), Predicts()])
+def test_training_step_stands_in_for_a_forward_that_returns_no_numbers(model):
+    batch = {"x": torch.randn(8, 3), "y": torch.randn(8, 2)}
+    calls = example_inputs_from_batch(model, batch)
+    assert found(model, calls) == ["net.0"]
+    fewer = fewer_items(calls[-1])
+    assert fewer.on(model)["batch"]["x"].shape == (4, 3)
+
+
+def test_what_to_do_when_a_training_step_does_not_run_on_a_copy():
+    class Manual(Trained):
+        def training_step(self, batch):
+            raise RuntimeError("not attached to a Trainer")
+
+    model = Manual()
+    message = (
+        r"does not run through Manual\.training_step \(RuntimeError: not attached.*\); define forward, pass example"
+    )
+    with pytest.raises(ValueError, match=message):
+        find_neuron_groups(model, example_inputs_from_batch(model, {"x": X}))

@@ -1,4 +1,4 @@
-"""Matrix products, convolutions and lookups: where weights read one set of units and make another."""
+"""Matrix products and convolutions: where weights read one set of units and make another."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, product, unify
-from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._rules.registry import Results, positions, rule
 from lightning_topo.neurons._trace import Operation, Value
 
 if TYPE_CHECKING:
     from lightning_topo.neurons._flow import Flow
 
 
-@rule("mm", "addmm", "addmm_", "_addmm_activation", "mv", "addmv", "dot", "vdot")
+@rule("mm", "addmm", "addmm_", "_addmm_activation", "_sparse_addmm", "mv", "addmv", "dot", "vdot")
 def _matrix_product(flow: Flow, op: Operation) -> Results:
     first, second = _factors(op)
     left, right = flow.axes(op, first), flow.axes(op, second)
@@ -49,6 +49,20 @@ def _note_attention(flow: Flow, weights: Value, free: Axis) -> None:
         heads, keys = flow.scores[place]
         for role, axis in (("heads", heads), ("keys", keys), ("values", free)):
             flow.plays(role, axis, place)
+
+
+@rule("_cdist_forward", "_euclidean_dist")
+def _distances(flow: Flow, op: Operation) -> Results:
+    first, second = op.arguments["x1"], op.arguments["x2"]
+    (*batch, rows, read), (*others, columns, also_read) = flow.axes(op, first), flow.axes(op, second)
+    unify(read, also_read)
+    flow.makes(first, rows)
+    flow.makes(second, columns)
+    common = [
+        unify(*pair) if pair[0].size == pair[1].size else Atom(max(a.size for a in pair), "position")
+        for pair in zip(batch, others, strict=True)
+    ]
+    return [[*common, rows, columns]]
 
 
 @rule("_trilinear")
@@ -107,53 +121,6 @@ def _convolution(flow: Flow, op: Operation) -> Results:
     return [[*batch, made, *_convolved(flow, op, n_spatial)]]
 
 
-@rule("embedding", "_embedding_bag")
-def _embedding(flow: Flow, op: Operation) -> Results:
-    rows, columns = flow.axes(op, op.arguments["weight"])
-    freeze(rows, "looked up by index")
-    flow.makes(op.arguments["weight"], columns)
-    if op.name == "embedding":
-        return [[*flow.axes(op, op.arguments["indices"]), columns]]
-    return [[Atom(op.outputs[0].shape[0], "position"), columns], *(_positions(value) for value in op.outputs[1:])]
-
-
-@rule("index_select")
-def _index_select(flow: Flow, op: Operation) -> Results:
-    axes = flow.axes(op, op.arguments["self"])
-    dim = op.arguments["dim"] % len(axes)
-    freeze(axes[dim], "looked up by index")
-    axes[dim] = Atom(op.outputs[0].shape[dim], "position")
-    return [axes]
-
-
-@rule("index")
-def _index(flow: Flow, op: Operation) -> Results:
-    """Indexed axes are replaced by those of the indices, in place if they are neighbours and in front if not."""
-    axes = flow.axes(op, op.arguments["self"])
-    indexed = [dim for dim, index in enumerate(op.arguments["indices"]) if index is not None]
-    for dim in indexed:
-        freeze(axes[dim], "looked up by index")
-    kept = [axis for dim, axis in enumerate(axes) if dim not in indexed]
-    neighbours = indexed[-1] - indexed[0] == len(indexed) - 1
-    before = indexed[0] if neighbours else 0
-    shape = op.outputs[0].shape
-    looked_up = [Atom(size, "position") for size in shape[before : before + len(shape) - len(kept)]]
-    return [[*kept[:before], *looked_up, *kept[before:]]]
-
-
-@rule("gather")
-def _gather(flow: Flow, op: Operation) -> Results:
-    axes, index = flow.axes(op, op.arguments["self"]), flow.axes(op, op.arguments["index"])
-    dim = op.arguments["dim"] % len(axes) if axes else 0
-    freeze(axes[dim], "looked up by index")
-    return [
-        [
-            unify(axis, position) if i != dim and axis.size == position.size else Atom(position.size, "position")
-            for i, (axis, position) in enumerate(zip(axes, index, strict=True))
-        ]
-    ]
-
-
 def _factors(op: Operation) -> tuple[Value, Value]:
     """The two operands; an accumulating product has its summand in front of them."""
     first, second = op.inputs[-2:]
@@ -177,8 +144,4 @@ def _convolved(flow: Flow, op: Operation, n_spatial: int) -> Sequence[Axis]:
         return before
     for axis in before:
         freeze(axis, "position")
-    return _positions(op.outputs[0])[-n_spatial:]
-
-
-def _positions(value: Value) -> list[Axis]:
-    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]
+    return positions(op.outputs[0])[-n_spatial:]

@@ -1,35 +1,16 @@
-"""Normalisation, pooling, gates and recurrent cells."""
+"""Normalisation, gates and recurrent cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, segment, unify
-from lightning_topo.neurons._rules.registry import Results, rule
+from lightning_topo.neurons._axes import Axis, factor, segment, unify
+from lightning_topo.neurons._rules.registry import Results, positions, rule
 from lightning_topo.neurons._trace import Operation, Value
 
 if TYPE_CHECKING:
     from lightning_topo.neurons._flow import Flow
-
-_POOLS = ("{}_pool{}d", "{}_pool{}d_with_indices", "adaptive_{}_pool{}d", "_adaptive_{}_pool{}d")
-_RESIZES = ("reflection_pad{}d", "replication_pad{}d", "upsample_nearest{}d", "_upsample_nearest_exact{}d")
-_INTERPOLATIONS = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
-_SPATIAL = (
-    *(name.format(kind, n) for name in _POOLS for kind in ("max", "avg") for n in (1, 2, 3)),
-    *(name.format(n) for name in _RESIZES for n in (1, 2, 3)),
-    *(*_INTERPOLATIONS, "upsample_trilinear3d", "_upsample_bicubic2d_aa"),
-)
-
-
-@rule(*_SPATIAL)
-def _spatial(flow: Flow, op: Operation) -> Results:
-    """Pooling, resizing and padding of the last axes, each channel by itself."""
-    n_spatial = next(int(character) for character in op.name if character.isdigit())
-    axes = flow.axes(op, op.inputs[0])
-    for axis in axes[-n_spatial:]:
-        freeze(axis, "position")
-    return [[*axes[:-n_spatial], *_positions(value)[-n_spatial:]] for value in op.outputs]
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")
@@ -91,7 +72,7 @@ def _recurrent_cell(flow: Flow, op: Operation) -> Results:
     for gate in range(n_gates):
         units = unify(units, segment(blocks, gate * units.size, (gate + 1) * units.size))
     n_states = n_gates - 2  # hidden state and cell of an LSTM; what follows is kept for the backward pass
-    return [*([*batch, units] for _ in range(n_states)), *(_positions(value) for value in op.outputs[n_states:])]
+    return [*([*batch, units] for _ in range(n_states)), *(positions(value) for value in op.outputs[n_states:])]
 
 
 def _scaled(flow: Flow, op: Operation, value: Value, channels: Axis) -> Axis:
@@ -102,8 +83,4 @@ def _scaled(flow: Flow, op: Operation, value: Value, channels: Axis) -> Axis:
 
 def _first_only(op: Operation, axes: Sequence[Axis]) -> Results:
     """The result, and statistics that only the backward pass reads."""
-    return [axes, *(_positions(value) for value in op.outputs[1:])]
-
-
-def _positions(value: Value) -> list[Axis]:
-    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]
+    return [axes, *(positions(value) for value in op.outputs[1:])]

@@ -13,7 +13,6 @@ from lightning_topo.neurons._axes import (
     Free,
     Misaligned,
     concat,
-    factor,
     freeze,
     frozen,
     product,
@@ -89,14 +88,14 @@ def _selected(flow: Flow, op: Operation) -> Results:
     axes = flow.raw(op, op.arguments["self"])
     dim = op.arguments["dim"] % len(axes)
     position = op.arguments["index"] % axes[dim].size
-    return [_without(_taken(flow, axes, dim, position, position + 1), dim)]
+    return [_without(taken(flow, axes, dim, position, position + 1), dim)]
 
 
 @rule("unbind")
 def _unbound(flow: Flow, op: Operation) -> Results:
     axes = flow.raw(op, op.arguments["self"])
     dim = op.arguments["dim"] % len(axes)
-    return [_without(_taken(flow, axes, dim, i, i + 1), dim) for i in range(axes[dim].size)]
+    return [_without(taken(flow, axes, dim, i, i + 1), dim) for i in range(axes[dim].size)]
 
 
 @rule("slice")
@@ -109,7 +108,7 @@ def _sliced(flow: Flow, op: Operation) -> Results:
         (axis,) = plain(axes[dim : dim + 1])
         freeze(axis, "only some of its positions are used")
         return [[*plain(axes[:dim]), Atom(op.outputs[0].shape[dim], "a part of an axis"), *plain(axes[dim + 1 :])]]
-    return [_taken(flow, axes, dim, start, stop)]
+    return [taken(flow, axes, dim, start, stop)]
 
 
 @rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split")
@@ -119,7 +118,7 @@ def _split(flow: Flow, op: Operation) -> Results:
     stops = [0]
     for value in op.outputs:
         stops.append(stops[-1] + value.shape[dim])
-    return [_taken(flow, axes, dim, start, stop) for start, stop in pairwise(stops)]
+    return [taken(flow, axes, dim, start, stop) for start, stop in pairwise(stops)]
 
 
 @rule("cat")
@@ -152,13 +151,47 @@ def _padded(flow: Flow, op: Operation) -> Results:
     return [axes]
 
 
-@rule("pixel_shuffle")
-def _pixels_shuffled(flow: Flow, op: Operation) -> Results:
-    *batch, channels, height, width = flow.axes(op, op.arguments["self"])
-    units, pixels = factor(channels, channels.size // op.arguments["upscale_factor"] ** 2)
-    for axis in (pixels, height, width):
+@rule("unfold")
+def _windows(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.arguments["self"])
+    dim = op.arguments["dimension"] % len(axes)
+    freeze(axes[dim], "position")
+    *_, width = shape = op.outputs[0].shape
+    return [[*axes[:dim], Atom(shape[dim], "position"), *axes[dim + 1 :], Atom(width, "position")]]
+
+
+@rule("diagonal")
+def _diagonal(flow: Flow, op: Operation) -> Results:
+    axes = flow.axes(op, op.arguments["self"])
+    crossed = {op.arguments[name] % len(axes) for name in ("dim1", "dim2")}
+    for dim in crossed:
+        freeze(axes[dim], "operation diagonal depends on positions")
+    kept = [axis for dim, axis in enumerate(axes) if dim not in crossed]
+    return [[*kept, Atom(op.outputs[0].shape[-1], "position")]]
+
+
+@rule("view_as_complex")
+def _pairs_as_complex(flow: Flow, op: Operation) -> Results:
+    *axes, parts = flow.axes(op, op.arguments["self"])
+    freeze(parts, "real and imaginary part")
+    return [axes]
+
+
+@rule("view_as_real")
+def _complex_as_pairs(flow: Flow, op: Operation) -> Results:
+    return [[*flow.axes(op, op.arguments["self"]), Atom(2, "real and imaginary part")]]
+
+
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def _packed_sequence(flow: Flow, op: Operation) -> Results:
+    """Steps of sequences of unequal lengths, one after the other; what a step holds stays as it is."""
+    axes = flow.axes(op, op.inputs[0])
+    n_places = 2 if op.name == "_pack_padded_sequence" else 1
+    for axis in axes[:n_places]:
         freeze(axis, "position")
-    return [[*batch, units, *(Atom(size, "position") for size in op.outputs[0].shape[-2:])]]
+    first, lengths = op.outputs
+    places = first.shape[: 3 - n_places]
+    return [[*(Atom(size, "position") for size in places), *axes[n_places:]], [Atom(lengths.shape[0], "position")]]
 
 
 @rule("tril", "triu", "tril_", "triu_")
@@ -169,7 +202,7 @@ def _triangle(flow: Flow, op: Operation) -> Results:
     return [axes]
 
 
-def _taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) -> list[AnyAxis]:
+def taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) -> list[AnyAxis]:
     """The axes of the slice from ``start`` to ``stop`` along ``dim``."""
     axis = axes[dim]
     if stop - start == axis.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Free, freeze
+from lightning_topo.neurons._axes import Atom, Free, freeze, unify
 from lightning_topo.neurons._rules.rearrangement import dims_of
 from lightning_topo.neurons._rules.registry import Results, rule
 from lightning_topo.neurons._trace import Operation
@@ -24,7 +24,7 @@ def _reduced(flow: Flow, op: Operation) -> Results:
 
 
 @rule("argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "cummax", "cummin")
-@rule("logcumsumexp", "flip", "roll", "cumsum_", "cumprod_")
+@rule("logcumsumexp", "flip", "roll", "cumsum_", "cumprod_", "_fft_r2c", "_fft_c2r", "_fft_c2c")
 def _ordered(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.inputs[0])
     dims = dims_of(op.arguments.get("dim", op.arguments.get("dims")), len(axes))
@@ -39,3 +39,20 @@ def _ordered(flow: Flow, op: Operation) -> Results:
             kept = [axis for position, axis in enumerate(axes) if position not in dims]
         results.append(kept)
     return results
+
+
+@rule("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+def _loss(flow: Flow, op: Operation) -> Results:
+    """Compared position by position, and reduced or not."""
+    axes = flow.broadcast(op, op.inputs, op.inputs[0].shape)
+    return [axes if op.outputs[0].shape == op.inputs[0].shape else []]
+
+
+@rule("nll_loss_forward", "nll_loss2d_forward")
+def _class_loss(flow: Flow, op: Operation) -> Results:
+    """The class is chosen by index."""
+    scores, chosen = (flow.axes(op, op.arguments[name]) for name in ("self", "target"))
+    classes = scores.pop(min(1, len(scores) - 1))
+    freeze(classes, "model output")
+    kept = [unify(one, other) for one, other in zip(scores, chosen, strict=True)] if scores else []
+    return [kept if op.outputs[0].shape else [], []]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Axis
+from lightning_topo.neurons._axes import Atom, Axis, Free
 from lightning_topo.neurons._layout import AnyAxis
 from lightning_topo.neurons._trace import Operation, Value
 
@@ -27,10 +27,18 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def positions(value: Value) -> list[Axis]:
+    """Axes of a tensor whose positions are known by their place."""
+    return [Atom(size, "position") if size > 1 else Free(size) for size in value.shape]
+
+
 # Those that PyTorch does not tag as pointwise; the last line, before 2.6.
 @rule("copy_", "fill_", "zero_", "masked_fill", "masked_fill_", "native_dropout", "rrelu_with_noise", "_prelu_kernel")
-@rule("hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex")
+@rule(
+    "hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex", "polar"
+)
 @rule("elu", "leaky_relu", "hardtanh", "hardsigmoid", "softplus", "mish", "threshold", "softshrink", "hardshrink")
+@rule("polar")
 def pointwise(flow: Flow, op: Operation) -> Results:
     """Each position of the result comes from the same, broadcast position of the inputs."""
     shape = op.outputs[0].shape
