@@ -30,7 +30,15 @@ _WIDER = {
     torch.complex64: torch.complex128,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_HOW_TO_PASS = "pass example_input as a tensor (one argument), a tuple (positional) or a dict (keyword arguments)"
+_HOW_TO_PASS = (
+    "set model.example_input_array to one that does, or pass example_input: a tensor (one argument), a tuple "
+    "(positional) or a dict (keyword arguments)"
+)
+
+
+class NoTrialRunError(ValueError):
+    """A model cannot be tried: there is no example input that runs, or no copy of it."""
+
 
 Watch = Callable[[nn.Module, ExampleCall], AbstractContextManager[Any]]
 
@@ -70,7 +78,8 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     """Copy ``model`` and run the first call for ``example_input`` that works, in double precision if it can.
 
     Raises:
-        ValueError: Lazy or no floating-point parameters, no example input, or none that runs.
+        ValueError: Lazy or no floating-point parameters.
+        NoTrialRunError: No example input, none that runs, or a model that cannot be copied.
     """
     _check_parameters(model)
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -80,9 +89,7 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     model = _bare(model)
     calls = example_calls(model, example_input)
     if not calls:
-        raise ValueError(
-            f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}, or set model.example_input_array"
-        )
+        raise NoTrialRunError(f"no input that runs can be made up for {type(model).__name__}; {_HOW_TO_PASS}")
     for in_double in (True, False):
         failures: list[Exception] = []
         try:
@@ -90,7 +97,9 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
             _take_places(isolated, spread, in_double)
         except (TypeError, NotImplementedError, RuntimeError) as failure:
             if not in_double:
-                raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
+                raise NoTrialRunError(
+                    f"{type(model).__name__} cannot be copied for a trial run: {failure}"
+                ) from failure
             continue
         for call in _fitted(calls, isolated, in_double):
             sandbox = Sandbox(isolated, call, in_double)
@@ -100,7 +109,7 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
                 failures.append(failure)
             else:
                 return sandbox
-    raise ValueError(
+    raise NoTrialRunError(
         f"the example input does not run through {type(model).__name__}.forward ({type(failures[0]).__name__}: "
         f"{failures[0]}); {_HOW_TO_PASS}"
     ) from failures[0]

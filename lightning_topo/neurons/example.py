@@ -22,6 +22,7 @@ class ExampleCall:
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
+        method: Name of the method that takes them.
 
     Example:
         >>> from torch import nn
@@ -31,25 +32,28 @@ class ExampleCall:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "__call__"
 
     def on(self, model: nn.Module) -> Any:
         """Whatever ``model`` returns for these arguments."""
-        return model(*self.args, **self.kwargs)
+        return getattr(model, self.method)(*self.args, **self.kwargs)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ExampleCall:
         """The same call with every tensor changed, however deep it lies."""
-        return ExampleCall(_map(self.args, change), _map(dict(self.kwargs), change))
+        return ExampleCall(_map(self.args, change), _map(dict(self.kwargs), change), self.method)
 
 
 def example_inputs_from_batch(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
     """Ways in which ``model`` may take a training batch, likeliest first.
 
     A tensor is the only argument. Of a sequence: the whole as one argument, its first element (inputs before targets),
-    all elements. Of a mapping: the entries that ``forward`` names, the whole as one argument, its first entry. The
-    result can be passed wherever an ``example_input`` is expected; the first call that runs is used.
+    all elements. Of a mapping: the entries that ``forward`` names, the whole as one argument, its first entry. At last
+    the ``training_step`` of a LightningModule, for many have no ``forward``: the loss stands for the output then. (Not
+    in a run of several processes, where a step may wait for the others.) The result can be passed wherever an
+    ``example_input`` is expected; the first call that runs is used.
 
     Args:
-        model: Module whose ``forward`` is meant.
+        model: Module that is trained on the batch.
         batch: What a data loader yields.
 
     Returns:
@@ -61,14 +65,7 @@ def example_inputs_from_batch(model: nn.Module, batch: Any) -> tuple[ExampleCall
         >>> [len(call.args) for call in example_inputs_from_batch(model, batch)]
         [1, 1, 2]
     """
-    whole = ExampleCall((batch,))
-    if isinstance(batch, Mapping):
-        named = _named_by_forward(model, batch)
-        first = example_inputs_from_batch(model, next(iter(batch.values()))) if batch else ()
-        return (*([ExampleCall((), named)] if named else []), whole, *first)
-    if isinstance(batch, (tuple, list)) and batch:
-        return (whole, *example_inputs_from_batch(model, batch[0]), ExampleCall(tuple(batch)))
-    return (whole,)
+    return (*_calls_of_forward(model, batch), *_calls_of_training_step(model, batch))
 
 
 def example_calls(model: nn.Module, example_input: Any = None) -> tuple[ExampleCall, ...]:
@@ -96,6 +93,25 @@ def fewer_items(call: ExampleCall) -> ExampleCall:
     if len(sizes) != 1 or next(iter(sizes)) <= _MAX_ITEMS:
         return call
     return call.map(lambda tensor: tensor[:_MAX_ITEMS])
+
+
+def _calls_of_forward(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
+    whole = ExampleCall((batch,))
+    if isinstance(batch, Mapping):
+        named = _named_by_forward(model, batch)
+        first = _calls_of_forward(model, next(iter(batch.values()))) if batch else ()
+        return (*([ExampleCall((), named)] if named else []), whole, *first)
+    if isinstance(batch, (tuple, list)) and batch:
+        return (whole, *_calls_of_forward(model, batch[0]), ExampleCall(tuple(batch)))
+    return (whole,)
+
+
+def _calls_of_training_step(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
+    """With the batch's number, which some steps take, and without."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if several or not hasattr(model, "training_step"):
+        return ()
+    return tuple(ExampleCall(arguments, method="training_step") for arguments in ((batch, 0), (batch,)))
 
 
 def _named_by_forward(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any]:

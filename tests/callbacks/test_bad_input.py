@@ -54,20 +54,49 @@ def test_a_model_without_groups_warns_once_and_trains(monitor, classifier, train
     assert (made.global_step, callback.history) == (12, [])
 
 
-@pytest.mark.parametrize("monitor", MONITORS)
-def test_a_forward_that_does_not_run_warns_and_trains(monitor, classifier, trainer, data):
-    class Strange(type(classifier())):
-        def forward(self, x, missing):
-            raise NotImplementedError
+def without_forward(classifier, needs_trainer):
+    class WithoutForward(type(classifier())):
+        forward = nn.Module.forward
 
         def loss(self, batch):
+            assert not needs_trainer or self.trainer is not None
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     torch.manual_seed(0)
+    return WithoutForward()
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_without_forward_the_training_step_shows_the_neurons(monitor, classifier, trainer, data):
+    module, callback = without_forward(classifier, needs_trainer=False), monitor(max_overhead=None)
+    fit(trainer, module, data, [callback])
+    assert {record.group for record in callback.history} == {"net.0", "net.4"}
+    assert len(module.seen) == 12  # batches trained on: what was tried was tried on a copy
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_a_model_that_cannot_be_tried_warns_and_trains(monitor, classifier, trainer, data):
     callback = monitor(max_overhead=None)
-    with pytest.warns(UserWarning, match="example_input"):
-        made = fit(trainer, Strange(), data, [callback])
-    assert made.global_step == 12
+    with pytest.warns(UserWarning, match=r"example_input_array.*Training goes on"):
+        made = fit(trainer, without_forward(classifier, needs_trainer=True), data, [callback])
+    assert (made.global_step, callback.history) == (12, [])
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_groups_by_hand_of_a_model_that_cannot_be_tried(monitor, classifier, trainer, data):
+    group = lt.NeuronGroup(
+        "mine", (lt.Member("net.4.weight"), lt.Member("net.4.bias"), lt.Member("net.6.weight", axis=1))
+    )
+    callback = monitor(groups=[group], max_overhead=None)
+    with pytest.warns(UserWarning, match=r"as they are given, untested.*forward"):
+        fit(trainer, without_forward(classifier, needs_trainer=True), data, [callback])
+    assert {record.group for record in callback.history} == {"mine"}
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_names_of_groups_need_a_model_that_can_be_tried(monitor, classifier, trainer, data):
+    with pytest.raises(ValueError, match="does not run through WithoutForward"):
+        fit(trainer, without_forward(classifier, needs_trainer=True), data, [monitor(groups="net.*")])
 
 
 def test_groups_of_one_neuron_have_no_constants(classifier, trainer, data, recorder):
