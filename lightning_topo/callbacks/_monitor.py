@@ -31,6 +31,8 @@ Record = TypeVar("Record")
 
 # Older records are thinned out beyond this number, so that a long run does not fill the memory.
 _MAX_HISTORY = 100_000
+# Hooks of every training step that most monitors leave empty.
+_STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class Monitor(Callback, Generic[Record]):
@@ -57,6 +59,10 @@ class Monitor(Callback, Generic[Record]):
         self._state_key: str | None = None
         self._processes = Processes()
         self._due_times: dict[str, DueTimes] = {}
+        # Lightning takes 2 to 3 µs to call an empty hook, which adds up to 1% of a step of 1 ms. It skips None.
+        for hook in _STEP_HOOKS:
+            if getattr(type(self), hook) is getattr(Callback, hook):
+                setattr(self, hook, None)
 
     @property
     def state_key(self) -> str:
