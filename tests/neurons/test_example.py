@@ -114,7 +114,7 @@ def test_made_up_input_for_a_recurrent_net():
 
 def test_nothing_can_be_made_up():
     model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"no input that runs can be made up for Sequential; .*pass example_input"):
+    with pytest.raises(ValueError, match=r"no input can be made up for Sequential; pass example_input"):
         find_neuron_groups(model)
 
 
