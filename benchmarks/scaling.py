@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lightning_topo as lt
 from lightning_topo.callbacks._sample import NeuronSample
 from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._weights import WeightsBefore
 from lightning_topo.functional import bi_lipschitz
 
 SECONDS = 90.0  # limit for two measurements
@@ -94,12 +95,13 @@ def monitor_persistence(model: nn.Module, group: lt.NeuronGroup) -> Callable[[],
 
 
 def search_criticality(model: nn.Module, group: lt.NeuronGroup) -> Callable[[], None]:
-    meter = CriticalityMeter(model, group)
+    weights = WeightsBefore(group.parameters(model))
+    meter = CriticalityMeter(model, group, weights)
 
     def measure() -> None:
-        before = meter.points()
+        weights.take()
         yield_to(model)
-        meter.criticality(before, meter.points())
+        meter.criticality()
 
     return measure
 

@@ -1,7 +1,8 @@
 """See what training does to the neurons of a network, and find the learning rate at which it destroys them."""
 
 from lightning_topo import functional, metrics
-from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor
+from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor, TopologicalStepClipping
+from lightning_topo.clipping import topological_step_clipping
 from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
@@ -13,8 +14,10 @@ __all__ = [
     "PersistenceMonitor",
     "SharpnessMonitor",
     "TopologicalLearningRateFinder",
-    # the finder without a fit
+    "TopologicalStepClipping",
+    # the finder and the clipping without a fit
     "topological_lr_find",
+    "topological_step_clipping",
     # neurons
     "Member",
     "NeuronGroup",

@@ -3,12 +3,15 @@
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
+from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
 
 __all__ = [
     "BiLipschitzMonitor",
     "BiLipschitzRecord",
+    "ClippingRecord",
     "PersistenceMonitor",
     "PersistenceRecord",
     "SharpnessMonitor",
     "SharpnessRecord",
+    "TopologicalStepClipping",
 ]

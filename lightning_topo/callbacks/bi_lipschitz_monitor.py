@@ -6,16 +6,16 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._monitor import Groups, require_positive_int
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._sample import NeuronSample
+from lightning_topo.callbacks._updates import UpdateMonitor
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.neurons import NeuronGroup
 
@@ -50,7 +50,7 @@ class BiLipschitzRecord:
     n_unresolved: int
 
 
-class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
+class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
     """Measures how optimizer updates move the neurons relative to each other.
 
     For a neuron group with points p_i (all parameters that move with unit i) an update has
@@ -108,12 +108,11 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._updates: list[int] = []
         self._samples: dict[str, NeuronSample] = {}
         self._queues: list[deque[NeuronGroup]] = []
-        self._handles: list[Any] = []
+        self._model: Any = None
         self._before: dict[str, Tensor] = {}
         self._learning_rates: dict[str, float] = {}
         self._latest: dict[str, BiLipschitzRecord] = {}
         self._current: dict[str, BiLipschitzRecord] = {}
-        self._armed = False
         self._measured = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,15 +130,10 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
         self._samples = {group.name: NeuronSample(group, self.max_neurons, keep_all) for group in self._found}
         self._queues = [deque(self._found) for _ in trainer.optimizers]
         self._current = {}
-        model = measured_model(trainer, pl_module)
+        self._model = measured_model(trainer, pl_module)
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
-        for index, optimizer in enumerate(trainer.optimizers):
-            # Partials of bound methods: whoever shields a search from callbacks can tell whose hooks they are.
-            self._handles += [
-                optimizer.register_step_pre_hook(partial(self._before_step, index, model)),
-                optimizer.register_step_post_hook(partial(self._after_step, model)),
-            ]
+        self.listen(trainer)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -151,15 +145,9 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
             charts[f"{group.name}: lower and upper constant"] = _tags(prefix, "lower", "upper")
         return charts
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Arm the hooks: updates outside training batches, as in a search, are not the run's."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._armed = bool(self._found)
-        self._step = logger_step(trainer)
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Disarm the hooks and log what the batch's updates did."""
-        self._armed = False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._measured:
             with self._budget.spending():
                 self._current |= self._latest
@@ -167,39 +155,27 @@ class BiLipschitzMonitor(GroupMonitor[BiLipschitzRecord]):
                 self.write(trainer, metrics)
             self._latest, self._measured = {}, False
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Remove the hooks."""
-        self._release()
+    def release(self) -> None:
+        """Listen no more."""
+        super().release()
+        self._before, self._measured, self._model = {}, False, None
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Remove the hooks."""
-        self._release()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Remove the hooks."""
-        self._release()
-
-    def _release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._before, self._armed, self._measured = [], {}, False, False
-
-    def _before_step(self, index: int, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._armed:
-            return
+    def before_step(self, index: int, optimizer: Optimizer) -> None:
+        """Keep the neurons, where the update is to be measured."""
         self._before = {}
         due = self._updates[index] % self.every_n_train_steps == 0
         self._updates[index] += 1
         if due and self.admits():
             self._measured = True
             if self._processes.read:
-                with self.never_fatal(), self._budget.spending(model.device):
-                    self._before_update(index, optimizer, model)
+                with self.never_fatal(), self._budget.spending(self._model.device):
+                    self._before_update(index, optimizer, self._model)
 
-    def _after_step(self, model: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._armed and self._before:
-            with self.never_fatal(), self._budget.spending(model.device):
-                self._after_update(model)
+    def after_step(self, index: int, optimizer: Optimizer) -> None:
+        """Compare the neurons with those that were kept."""
+        if self._before:
+            with self.never_fatal(), self._budget.spending(self._model.device):
+                self._after_update(self._model)
 
     def _before_update(self, index: int, optimizer: Optimizer, model: Any) -> None:
         for group, learning_rate in self._turn(index, optimizer, model):

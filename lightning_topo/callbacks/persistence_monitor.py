@@ -21,8 +21,9 @@ from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persisten
 
 # What a group's three figures take, until it has been measured.
 _FIGURES_SECONDS = 0.3
-# What the figures at the end may take in any run.
+# What the figures at the end may take in any run, and up to which share of max_overhead they may go in long ones.
 _GRANTED_SECONDS = 1.0
+_SHARE_AT_END = 0.8
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     barcode and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started)
     are made of measurements 1, 2, 4, 8, ... and of the last. They wait until ``max_overhead`` allows them, and one that
     still waits when the group's next is due gives way to it. At the end a second is spent on those that are left, or
-    what ``max_overhead`` allows.
+    what ``max_overhead`` allows, whichever is more.
 
     Measured before the first update, after every n-th optimizer step, and at the end of training. Groups that take more
     than ``max_overhead`` allows take turns; drift is then counted from the first turn of each.
@@ -274,7 +275,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     def _draw_last(self, trainer: Any, figures: dict[str, tuple[int, Snapshot]]) -> None:
         granted = self._budget.spent + _GRANTED_SECONDS
         for name, (step, snapshot) in figures.items():
-            if self._budget.spent < granted or self._budget.affords("figures", share=1.0):
+            if self._budget.spent < granted or self._budget.affords("figures", share=_SHARE_AT_END):
                 self._draw(trainer, name, step, snapshot)
         self._due_figures, self._latest = {}, {}
 

@@ -3,124 +3,149 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from lightning_topo.finder._weights import Slices, WeightsBefore
+from lightning_topo.functional._pairs import in_double, resolution
 from lightning_topo.functional.bi_lipschitz import bi_lipschitz
 from lightning_topo.neurons import NeuronGroup
 
 # Clouds of up to this many n² D are always evaluated in full: about ten milliseconds on one core.
 _ALWAYS_EXACT = 10**8
 # Neurons that are always evaluated: a rate that is far too high shows among them.
-_FASTEST = 64
-# Distances are kept for up to this many neurons (twice 64 MiB).
-_MAX_KEPT = 4096
-# A bound that leaves more than this share of the neurons is taken from new distances: they cost as much as evaluating
-# two thirds of the neurons, and serve for some time.
-_MANY = 0.25
+_FASTEST = 32
+# The most coordinates that are left out: every so manieth is kept.
+_MAX_STRIDE = 64
+# Pairs that are cheaper evaluated than told apart by more coordinates.
+_FEW = 64
+# Of the coordinates that would do if all shared squared distances evenly, so many times as many are taken.
+_MORE = 1.2
+# Neurons among which a close distance is looked up, to know how many that are.
+_SAMPLE = 256
 # Error allowed for squared distances that come from a matrix product, relative to the points' squared norms: far above
-# that of single precision, and far below what would make the bound useless.
-_GRAM_ERROR = 1e-4
-_BLOCK = 512
+# that of single precision, and far below what would make the bound useless. The same for how far neurons move.
+_ERROR = 1e-4
+_MIN_ROWS, _MAX_ROWS = 32, 512
+_GATHER_ELEMENTS = 2**22
 
 
 class CriticalityMeter:
-    r"""Criticality of the updates of one neuron group, for trials that all start from the same points.
+    r"""Criticality of the updates of one neuron group, exact in whether it reaches 1.
 
-    With positions :math:`p^0` of an earlier time (the start; a later one where the neurons have left it far behind),
-    displacement s = p - p⁰ and update u, both taken relative to their mean,
+    With the update u and a projection P on some of the coordinates,
 
-    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
+    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|P p_i - P p_j|}
 
-    costs O(n² + n D) an update where κ itself costs O(n² D). The fastest neurons are always evaluated, and where they
-    stay below 1, those of all pairs whose bound reaches 1. So whether κ >= 1 is exact, and κ itself is a lower bound,
-    the largest over the pairs that were evaluated. Small clouds are evaluated in full.
+    takes a matrix product of few columns where κ itself takes three of all of them: the faster neurons move, the more
+    coordinates. The fastest neurons are always evaluated, and where they stay below 1, all pairs whose bound reaches 1.
+    So whether κ >= 1 is exact, and κ itself is a lower bound, the largest over the pairs that were evaluated. Small
+    clouds are evaluated in full.
 
     Args:
         model: The module that holds the parameters.
         group: The group.
+        weights: The copies of its parameters, among others, from before the update.
     """
 
-    def __init__(self, model: nn.Module, group: NeuronGroup) -> None:
+    def __init__(self, model: nn.Module, group: NeuronGroup, weights: WeightsBefore) -> None:
         self.group = group
-        self._model = model
-        self._start: _Reference | None = None
-        self._recent: _Reference | None = None
+        self._slices, self._weights = Slices(model, group), weights
+        n, dimension = self._slices.shape
+        self._screened = n * n * dimension > _ALWAYS_EXACT
+        self._closest: float | None = None
 
-    def points(self) -> Tensor:
-        """The neuron cloud now, shape (n, D)."""
-        return self.group.points(self._model)
-
-    def criticality(self, before: Tensor, after: Tensor) -> float:
+    def criticality(self) -> float:
         """κ of the update; ``inf`` when a coordinate is not finite, 0 when no pair can be resolved."""
-        update = _spread(after, before)
-        if not bool(update.isfinite().all()):
+        lengths = self._slices.moved(self._weights)
+        if not bool(lengths.isfinite().all()):
             return math.inf
-        n, dimension = before.shape
-        if n * n * dimension <= _ALWAYS_EXACT or n > _MAX_KEPT:
-            return _criticality(before, after)
-        fastest = update.topk(min(n, _FASTEST)).indices
-        kappa = _criticality(before[fastest], after[fastest])
-        suspects = self._suspects(before, update)
-        return (
-            kappa if kappa >= 1 or len(suspects) == 0 else max(kappa, _criticality(before[suspects], after[suspects]))
-        )
+        if not self._screened:
+            return self._among(None)
+        lengths, order = lengths.mul_(1 + _ERROR).sort(descending=True)
+        kappa = self._among(order[:_FASTEST])
+        if kappa < 1:
+            kappa = max(kappa, self._largest(self._suspects(lengths, order)))
+        return kappa
 
-    def _suspects(self, before: Tensor, update: Tensor) -> Tensor:
-        """Neurons of the pairs whose bound reaches 1."""
-        if self._start is None:
-            self._start = _Reference(before)
-        suspects = self._start.suspects(before, update)
-        if len(suspects) > _MANY * len(before) and self._recent is not None:
-            suspects = self._recent.suspects(before, update)
-        if len(suspects) > _MANY * len(before):
-            # The neurons have moved too far since. The new distances serve the following updates, too.
-            self._recent = _Reference(before)
-            suspects = self._recent.suspects(before, update)
-        return suspects
+    def _among(self, units: Tensor | None) -> float:
+        """κ over all pairs of these neurons, default all."""
+        before, after = self._slices.before(self._weights, units), self._slices.now(units)
+        kappa = bi_lipschitz(before, after).criticality if len(before) > 1 else math.nan
+        return 0.0 if math.isnan(kappa) else kappa
+
+    def _suspects(self, lengths: Tensor, order: Tensor) -> Tensor:
+        """The pairs whose bound reaches 1, the fastest first, shape (k, 2), of neurons ordered by how far they move."""
+        screen = cache(lambda stride: _Screen(self._slices.projected(self._weights, stride)[order], lengths))
+        pairs, start = list[Tensor](), 0
+        moved = int(lengths.count_nonzero())  # those that stay are as far from each other as before
+        while start < moved:
+            rows = slice(start, start + min(max(start, _MIN_ROWS), _MAX_ROWS))
+            stride = self._stride(float(lengths[start : start + 2].sum()))
+            hits = screen(stride).hits(rows)
+            while stride > 1 and int(hits.sum()) > _FEW:
+                stride = max(1, stride // 4)
+                hits = screen(stride).hits(rows)
+            found = hits.nonzero()  # within the rows each pair is there twice
+            pairs.append(order[found[found[:, 0] < found[:, 1]] + start])
+            start = rows.stop
+        return torch.cat(pairs) if pairs else order.new_empty(0, 2)
+
+    def _stride(self, reach: float) -> int:
+        """A power of two that probably leaves coordinates enough to tell that all distances are above ``reach``."""
+        if self._closest is None:
+            n = self._slices.shape[0]
+            sample = torch.arange(0, n, max(1, n // _SAMPLE), device=self._slices.parameters[0].device)
+            distances = torch.pdist(self._slices.before(self._weights, sample).float())
+            self._closest = float(distances.kthvalue(1 + len(distances) // 100).values)
+        ratio = self._closest / max(reach, 1e-12)
+        return 2 ** int(math.log2(min(max(ratio**2 / _MORE, 1.0), _MAX_STRIDE)))
+
+    def _largest(self, pairs: Tensor) -> float:
+        """The largest κ of some pairs, or one that is at least 1."""
+        kappa = 0.0
+        for part in pairs.split(max(1, _GATHER_ELEMENTS // self._slices.shape[1])) if len(pairs) else ():
+            units, where = part.unique(return_inverse=True)
+            clouds = self._slices.before(self._weights, units), self._slices.now(units)
+            kappa = max(kappa, _pair_criticality(*clouds, *where.unbind(1)))
+            if kappa >= 1:
+                break
+        return kappa
 
 
-class _Reference:
-    """A cloud at one time with all its distances, which bound those of later times."""
+class _Screen:
+    """A cloud in some of its coordinates, to tell pairs that are farther apart than both move.
 
-    def __init__(self, points: Tensor) -> None:
-        self._points = points
-        self._distances = _lower_distances(points)
-        self._closest = float(self._distances.min())
+    With the length that a neuron moves as one more coordinate, |x - y|² - (a + b)² is one matrix product.
+    """
 
-    def suspects(self, before: Tensor, update: Tensor) -> Tensor:
-        # The bound reaches 1 where |u_i| + |s_i| + |u_j| + |s_j| reaches the distance at the start.
-        reach = update + _spread(before, self._points)
-        if 2 * float(reach.max()) < self._closest:
-            return reach.new_zeros(0, dtype=torch.long)
-        return (reach[:, None] + reach[None, :] >= self._distances).any(1).nonzero().squeeze(1)
+    def __init__(self, points: Tensor, lengths: Tensor) -> None:
+        exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
+        x = points if exact or points.device.type == "mps" else points.double()
+        x = x - x.mean(0)
+        lengths = lengths.to(x.dtype)
+        # Less what rounding may have added.
+        self._rest = x.square().sum(1).mul_(1 - _ERROR) - lengths.square().mul_(1 + _ERROR)
+        self._x = torch.cat([x, lengths[:, None]], dim=1)
 
-
-def _criticality(before: Tensor, after: Tensor) -> float:
-    kappa = bi_lipschitz(before, after).criticality if len(before) > 1 else math.nan
-    return 0.0 if math.isnan(kappa) else kappa
-
-
-def _spread(to: Tensor, since: Tensor) -> Tensor:
-    """How far each point moved relative to the mean movement, shape (n,)."""
-    movement = to - since
-    movement -= movement.mean(0)
-    return torch.linalg.vector_norm(movement, dim=1)
+    def hits(self, rows: slice) -> Tensor:
+        """Whether neurons of the rows, and of all from the first row on, move as far as they are apart."""
+        rest = self._rest[rows, None] + self._rest[None, rows.start :]
+        excess = torch.addmm(rest, self._x[rows], self._x[rows.start :].T, alpha=-2.0)
+        excess.diagonal().fill_(math.inf)  # to oneself
+        return excess <= 0
 
 
-def _lower_distances(points: Tensor) -> Tensor:
-    """Pairwise distances, not above the true ones, infinite to oneself, shape (n, n), in single precision."""
-    exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
-    x = points if exact or points.device.type == "mps" else points.double()
-    x = x - x.mean(0)
-    norms = x.square().sum(1)
-    distances = points.new_empty(len(x), len(x), dtype=torch.float32)
-    for start in range(0, len(x), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        # |x - y|² less what rounding may have added to it.
-        sums = (norms[rows, None] + norms[None, start:]).mul_(1 - _GRAM_ERROR)
-        block = torch.addmm(sums, x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
-        distances[rows, start:] = block
-        distances[start:, rows] = block.T
-    return distances.fill_diagonal_(math.inf)
+def _pair_criticality(before: Tensor, after: Tensor, i: Tensor, j: Tensor) -> float:
+    """The largest κ of the pairs (i, j) that rounding leaves something of, as ``bi_lipschitz`` counts them."""
+    eps = torch.finfo(after.dtype).eps
+    p, q = in_double(before), in_double(after)
+    i, j = i.to(p.device), j.to(p.device)
+    least_before, least_after = (resolution(cloud.square().sum(1), eps) for cloud in (p, q))
+    u = q.sub_(p)
+    distances, movements = ((cloud[i] - cloud[j]).square_().sum(1) for cloud in (p, u))
+    resolved = (movements == 0) | (movements >= least_after[i] + least_after[j])
+    resolved &= distances > least_before[i] + least_before[j]
+    return math.sqrt(float((movements / distances).where(resolved, 0.0).max()))

@@ -17,6 +17,7 @@ from lightning_topo.finder._criticality import CriticalityMeter
 from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._shield import shield
 from lightning_topo.finder._snapshot import Snapshot
+from lightning_topo.finder._weights import WeightsBefore
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
 
@@ -49,7 +50,8 @@ class TrialRunner:
         orders: int = 1,
     ) -> None:
         self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
-        self._meters = [CriticalityMeter(module, group) for group in groups]
+        self._weights = WeightsBefore(p for group in groups for p in group.parameters(module))
+        self._meters = [CriticalityMeter(module, group, self._weights) for group in groups]
         self._streams = [BatchStream(trainer, order) for order in range(orders)]
         self._snapshot = Snapshot(trainer, module)
 
@@ -71,7 +73,7 @@ class TrialRunner:
     def _hold(self, lr: float, stream: BatchStream) -> Trial:
         try:
             self._snapshot.branch()
-            watch = _Watch(self._trainer, self._meters, self._rates, lr)
+            watch = _Watch(self._trainer, self._meters, self._weights, self._rates, lr)
             _shield(self._trainer, watch)
             with watch.hooks():
                 self._run(watch, stream)
@@ -110,10 +112,16 @@ class _Fetcher:
 class _Watch(Callback):
     """Sets the rate before each update, and measures its criticality after it; a callback that hears the losses."""
 
-    def __init__(self, trainer: Any, meters: Sequence[CriticalityMeter], rates: BaseRates, lr: float) -> None:
-        self._trainer, self._rates, self._lr = trainer, rates, lr
+    def __init__(
+        self,
+        trainer: Any,
+        meters: Sequence[CriticalityMeter],
+        weights: WeightsBefore,
+        rates: BaseRates,
+        lr: float,
+    ) -> None:
+        self._trainer, self._weights, self._rates, self._lr = trainer, weights, rates, lr
         self._meters = {id(o): _touched_by(o, meters, trainer.lightning_module) for o in trainer.optimizers}
-        self._before: dict[int, list[Tensor]] = {}
         self._counts = dict.fromkeys(self._meters, 0)
         self._steps_before_batch = 0
         self._losses = list[float]()
@@ -166,12 +174,12 @@ class _Watch(Callback):
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._rates.hold(optimizer, self._lr)
-        self._before[id(optimizer)] = [meter.points() for meter in self._meters[id(optimizer)]]
+        self._weights.take()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        before, meters = self._before.pop(id(optimizer)), self._meters[id(optimizer)]
         if not self.broken:
-            kappas = [meter.criticality(p, meter.points()) for meter, p in zip(meters, before, strict=True)]
+            meters = self._meters[id(optimizer)]
+            kappas = [meter.criticality() for meter in meters]
             self._judge(optimizer, kappas, [meter.group.name for meter in meters])
         self._counts[id(optimizer)] += 1
 

@@ -1,5 +1,6 @@
 """What a neuron is in a given network: specification, discovery, exchange test, selection."""
 
+from lightning_topo.neurons._sandbox import NoTrialRunError
 from lightning_topo.neurons.discovery import Discovery, UncoveredAxis, discover_neurons, find_neuron_groups
 from lightning_topo.neurons.example import ExampleCall, example_inputs_from_batch
 from lightning_topo.neurons.group import Member, NeuronGroup
@@ -11,6 +12,7 @@ __all__ = [
     "ExampleCall",
     "Member",
     "NeuronGroup",
+    "NoTrialRunError",
     "UncoveredAxis",
     "discover_neurons",
     "example_inputs_from_batch",

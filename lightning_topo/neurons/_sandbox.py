@@ -35,6 +35,11 @@ _HOW_TO_PASS = (
     "model.example_input_array"
 )
 
+
+class NoTrialRunError(ValueError):
+    """A model cannot be tried: there is no example input that runs, or no copy of it."""
+
+
 Watch = Callable[[nn.Module, ExampleCall], AbstractContextManager[Any]]
 
 
@@ -85,7 +90,7 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     model = _bare(model)
     calls = example_calls(model, example_input)
     if not calls:
-        raise ValueError(f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}")
+        raise NoTrialRunError(f"no input can be made up for {type(model).__name__}; {_HOW_TO_PASS}")
     for in_double in (True, False):
         failures: list[tuple[str, Exception]] = []
         try:
@@ -93,7 +98,9 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
             _take_places(isolated, spread, in_double)
         except (TypeError, NotImplementedError, RuntimeError) as failure:
             if not in_double:
-                raise ValueError(f"{type(model).__name__} cannot be copied for a trial run: {failure}") from failure
+                raise NoTrialRunError(
+                    f"{type(model).__name__} cannot be copied for a trial run: {failure}"
+                ) from failure
             continue
         for call, whole in _fitted(calls, isolated, in_double):
             sandbox = Sandbox(isolated, call, in_double)
@@ -106,7 +113,7 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
                 return sandbox
     method, first = failures[0]
     missing = "" if method == "forward" else "define forward, "
-    raise ValueError(
+    raise NoTrialRunError(
         f"the example input does not run through {type(model).__name__}.{method} ({type(first).__name__}: "
         f"{first}); {missing}{_HOW_TO_PASS}"
     ) from first

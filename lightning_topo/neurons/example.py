@@ -60,8 +60,9 @@ def example_inputs_from_batch(model: nn.Module, batch: Any) -> tuple[ExampleCall
 
     A tensor is the only argument. Of a sequence: the whole as one argument, its first element (inputs before targets),
     all elements. Of a mapping: the entries that ``forward`` names, the whole as one argument, its first entry. Last
-    comes the ``training_step`` of a LightningModule, for modules without a ``forward`` of their own. The result can be
-    passed wherever an ``example_input`` is expected; the first call that runs and returns numbers is used.
+    comes the ``training_step`` of a LightningModule, for modules without a ``forward`` of their own (not in a run of
+    several processes, where a step may wait for the others). The result can be passed wherever an ``example_input`` is
+    expected; the first call that runs and returns numbers is used.
 
     Args:
         model: Module whose ``forward`` is meant.
@@ -93,7 +94,8 @@ def _forward_calls(model: nn.Module, batch: Any) -> tuple[ExampleCall, ...]:
 
 def _training_step_call(model: nn.Module, batch: Any) -> Iterator[ExampleCall]:
     step = getattr(model, "training_step", None)
-    if callable(step):
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()  # a step may wait for the others
+    if callable(step) and not several:
         indices = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in inspect.signature(step).parameters}
         yield TrainingStepCall((batch,), indices)
 

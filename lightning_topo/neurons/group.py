@@ -177,14 +177,22 @@ class NeuronGroup:
         ]
         return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
 
+    def slices(self, model: nn.Module) -> list[tuple[Member, nn.Parameter]]:
+        """The members that hold the coordinates of a point, in order, each with its parameter; tied ones come once.
+
+        Raises:
+            ValueError: As ``n_units``.
+        """
+        located = self._locate(model)[1]
+        return [(member, tensor) for member, tensor, _ in located if isinstance(tensor, nn.Parameter)]
+
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of ``model`` that hold the group's points, each once; buffers left out.
 
         Raises:
             ValueError: As ``n_units``.
         """
-        located = {id(tensor): tensor for _, tensor, _ in self._locate(model)[1]}
-        return [tensor for tensor in located.values() if isinstance(tensor, nn.Parameter)]
+        return list({id(parameter): parameter for _, parameter in self.slices(model)}.values())
 
     @torch.no_grad()
     def permute_(self, model: nn.Module, permutation: Tensor | Sequence[int]) -> None:

@@ -85,6 +85,23 @@ def test_the_training_step_stands_in_for_a_forward_that_does_not_run(monitor, cl
     assert {record.group for record in callback.history} == {record.group for record in usual.history} != set()
 
 
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_groups_by_hand_of_a_model_that_cannot_be_tried(monitor, classifier, trainer, data):
+    group = lt.NeuronGroup(
+        "mine", (lt.Member("net.4.weight"), lt.Member("net.4.bias"), lt.Member("net.6.weight", axis=1))
+    )
+    callback = monitor(groups=[group], max_overhead=None)
+    with pytest.warns(UserWarning, match=r"as they are given, untested.*forward"):
+        fit(trainer, strange(classifier, needs_trainer=True), data, [callback])
+    assert {record.group for record in callback.history} == {"mine"}
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_names_of_groups_need_a_model_that_can_be_tried(monitor, classifier, trainer, data):
+    with pytest.raises(ValueError, match="does not run through Strange"):
+        fit(trainer, strange(classifier, needs_trainer=True), data, [monitor(groups="net.*")])
+
+
 def test_groups_of_one_neuron_have_no_constants(classifier, trainer, data, recorder):
     module = classifier()
     module.net = nn.Sequential(nn.Linear(6, 1), nn.Tanh(), nn.Linear(1, 3))
@@ -141,14 +158,14 @@ def test_weights_that_are_not_finite(value, classifier, trainer, data):
 
 
 def test_no_logger(classifier, trainer, data):
-    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor()]
+    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor(max_overhead=None)]
     made = fit(trainer, classifier(), data, monitors, logger=False)
     assert all(monitor.history for monitor in monitors)
     assert "bilipschitz/criticality" in made.callback_metrics
 
 
 def test_fast_dev_run(classifier, trainer, data):
-    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor()]
+    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor(max_overhead=None)]
     made = trainer(monitors, fast_dev_run=True)
     made.fit(classifier(), data())
     assert all(monitor.history for monitor in monitors)

@@ -49,13 +49,16 @@ def test_lightning_cli(import_name, tmp_path, data, monkeypatch):
                 },
                 {"class_path": "lightning_topo.PersistenceMonitor", "init_args": {"groups": "net.0", "tolerance": 0.1}},
                 {"class_path": "lightning_topo.SharpnessMonitor", "init_args": {"every_n_train_steps": 3}},
+                {"class_path": "lightning_topo.TopologicalStepClipping", "init_args": {"max_criticality": 0.01}},
             ],
         }
     }
     made = cli.LightningCLI(Module, args=arguments, run=False, seed_everything_default=1)
     made.trainer.fit(made.model)
-    bi_lipschitz, topology, sharpness = made.trainer.callbacks[:3]
+    bi_lipschitz, topology, sharpness, clipping = made.trainer.callbacks[:4]
     assert len(bi_lipschitz.history) == 12
+    assert max(record.criticality for record in bi_lipschitz.history) <= 0.01
+    assert (clipping.updates, clipping.max_criticality) == (12, 0.01)
     assert (topology.groups, topology.tolerance) == ("net.0", 0.1)
     assert topology.history
     assert sharpness.history

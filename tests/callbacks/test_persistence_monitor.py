@@ -170,7 +170,7 @@ def test_bad_options(options, message):
 
 
 def test_groups_that_are_dear_take_turns(classifier, trainer, data):
-    """Each takes half a second, and half a second a batch is allowed."""
+    """Each takes half a second, and two fifths of a second a batch are allowed."""
 
     class Clock(pl.Callback):
         now = 0.0
@@ -197,7 +197,7 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     trainer([clock, monitor], max_epochs=1).fit(module, data(n=160))
     names = [name for _, name in measured]
     # At the start the first, whose cost nobody knows, and two for the second that is always granted.
-    assert [step for step, _ in measured[:4]] == [0, 0, 0, 4]
+    assert [step for step, _ in measured[:4]] == [0, 0, 0, 5]
     assert len(set(names)) == 8
     assert names == (names[:8] * 3)[: len(names)]
-    assert monitor._budget.spent <= 0.5 * (clock.now - monitor._budget.spent) + 0.5
+    assert monitor._budget.spent <= 0.4 * (clock.now - monitor._budget.spent) + 1e-9

@@ -200,6 +200,21 @@ def test_frozen_layers(classifier, trainer, data):
     assert_untouched(make, trainer, data)
 
 
+def test_a_module_without_forward(classifier, trainer, data):
+    class WithoutForward(type(classifier())):
+        forward = nn.Module.forward
+
+        def loss(self, batch):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def make():
+        torch.manual_seed(0)
+        return WithoutForward(momentum, dropout=0.3)
+
+    bi_lipschitz, *_ = assert_untouched(make, trainer, data)
+    assert bi_lipschitz.history  # a copy's training step showed the neurons
+
+
 def test_the_other_import_name(tmp_path, data):
     lightning = pytest.importorskip("lightning.pytorch")
 

@@ -34,6 +34,13 @@ def test_find_lr(tmp_path):
     assert (tmp_path / "out" / "lr_find.png").stat().st_size > 10_000
 
 
+@pytest.mark.timeout(600)
+def test_step_clipping(tmp_path):
+    done = run("step_clipping.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "16 η*" in done.stdout
+
+
 def many_processes(strategy, accelerator, devices, cwd):
     output = cwd / f"{strategy}.json"
     options = ["--strategy", strategy, "--accelerator", accelerator, "--devices", str(devices), "--output", str(output)]

@@ -6,64 +6,129 @@ from torch import nn
 
 from lightning_topo.finder import _criticality
 from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._weights import Slices, WeightsBefore
 from lightning_topo.functional.bi_lipschitz import bi_lipschitz
 from lightning_topo.neurons import Member, NeuronGroup
 
-
-def meter(n=60, dimension=20):
-    model = nn.Linear(dimension, n, bias=False)
-    with torch.no_grad():
-        model.weight.copy_(torch.randn(n, dimension, generator=torch.Generator().manual_seed(0)))
-    return model, CriticalityMeter(model, NeuronGroup("fc", (Member("weight"),)))
+GROUP = NeuronGroup("0", (Member("0.weight"), Member("0.bias"), Member("2.weight", axis=1)))
 
 
-@pytest.mark.parametrize("scale", [0.02, 0.1, 0.3, 1.0, 3.0])
-@pytest.mark.parametrize("drift", [0.0, 0.3])
-def test_screening_decides_exactly_and_never_overstates(monkeypatch, scale, drift):
+class Lab:
+    """A hidden layer, its meter, and updates made by hand."""
+
+    def __init__(self, n=60, dtype=torch.float32):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(12, n), nn.Tanh(), nn.Linear(n, 7)).to(dtype)
+        self.weights = WeightsBefore(self.model.parameters())
+        self.meter = CriticalityMeter(self.model, GROUP, self.weights)
+
+    @torch.no_grad()
+    def put(self, points):
+        first, bias, second = points.split([12, 1, 7], dim=1)
+        for parameter, value in zip(self.model[0].parameters(), (first, bias[:, 0]), strict=True):
+            parameter.copy_(value)
+        self.model[2].weight.copy_(second.T)
+
+    def update(self, before, after):
+        """True κ of the map that was really made, and the meter's."""
+        self.put(before)
+        self.weights.take()
+        before = GROUP.points(self.model)
+        self.put(after)
+        return bi_lipschitz(before, GROUP.points(self.model)).criticality, self.meter.criticality()
+
+
+@pytest.fixture
+def screened(monkeypatch):
+    """Every cloud is screened, and hardly a neuron is evaluated before that."""
     monkeypatch.setattr(_criticality, "_ALWAYS_EXACT", 0)
-    monkeypatch.setattr(_criticality, "_FASTEST", 8)
-    _, screened = meter()
-    generator = torch.Generator().manual_seed(1)
-    start = screened.points()
-    screened.criticality(start, start + 1e-3)  # keeps the distances of the start
-    for _ in range(20):
-        before = start + drift * torch.randn(start.shape, generator=generator)
-        speed = scale * torch.rand(len(start), 1, generator=generator) ** 4
-        after = before + speed * torch.randn(start.shape, generator=generator)
-        true, seen = bi_lipschitz(before, after).criticality, screened.criticality(before, after)
-        assert (seen >= 1) == (true >= 1)
-        assert 0 < seen <= true * (1 + 1e-9)
+    monkeypatch.setattr(_criticality, "_FASTEST", 2)
+    monkeypatch.setattr(_criticality, "_MIN_ROWS", 4)
+    monkeypatch.setattr(_criticality, "_MAX_ROWS", 16)
+
+
+CLOUDS = {
+    "even": lambda: torch.randn(60, 20),
+    "one coordinate": lambda: torch.cat([1e-3 * torch.randn(60, 19), 3 * torch.randn(60, 1)], dim=1),
+    "line": lambda: torch.arange(60.0)[:, None] / 30 + 1e-2 * torch.randn(60, 20),
+    "pairs": lambda: torch.randn(30, 20).repeat(2, 1) + 0.05 * torch.randn(60, 20),
+    "far away": lambda: torch.randn(60, 20) + 30,
+}
+
+
+@pytest.mark.usefixtures("screened")
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("few", [0, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_screening_decides_exactly_and_never_overstates(monkeypatch, cloud, few, dtype):
+    monkeypatch.setattr(_criticality, "_FEW", few)
+    lab, decisions = Lab(dtype=dtype), set()
+    for power in (1, 4):  # of even speeds, and of some that are much faster than the rest
+        for scale in torch.logspace(-3, 1, 25):
+            before = CLOUDS[cloud]()
+            after = before + scale * torch.rand(60, 1) ** power * torch.randn(60, 20)
+            true, seen = lab.update(before, after)
+            if math.isnan(true):  # nothing that rounding leaves
+                assert seen == 0
+                continue
+            assert (seen >= 1) == (true >= 1)
+            assert 0 <= seen <= true * (1 + 1e-9)
+            decisions.add(true >= 1)
+    assert decisions == {False, True}
+
+
+@pytest.mark.usefixtures("screened")
+def test_the_one_pair_that_breaks_is_found_among_slow_neurons():
+    """Two close neurons that swap, far slower than the others, which all move alike."""
+    lab, before = Lab(), CLOUDS["even"]()
+    before[7] = before[31] + 1e-3
+    after = before + 0.05 * torch.randn(60, 1) @ torch.randn(1, 20)
+    after[[7, 31]] = before[[31, 7]]
+    true, seen = lab.update(before, after)
+    assert seen == pytest.approx(true)
+    assert seen == pytest.approx(2, rel=1e-3)
+
+
+@pytest.mark.usefixtures("screened")
+def test_the_slower_the_fewer_coordinates(monkeypatch):
+    strides = []
+    projected = Slices.projected
+    monkeypatch.setattr(
+        Slices, "projected", lambda self, w, stride: strides.append(stride) or projected(self, w, stride)
+    )
+    for scale, expected in ((1e-3, [4]), (1.5, [1])):
+        monkeypatch.setattr(_criticality, "_MAX_STRIDE", 4)
+        strides.clear()
+        lab, before = Lab(), CLOUDS["even"]()
+        lab.update(before, before + scale * nn.functional.normalize(torch.randn(60, 20), dim=1))
+        assert strides == expected
+
+
+@pytest.mark.usefixtures("screened")
+def test_neurons_that_stay_cost_nothing(monkeypatch):
+    monkeypatch.setattr(Slices, "projected", None)
+    lab, before = Lab(), CLOUDS["even"]()
+    before[:30] = 0.0  # alike
+    assert lab.update(before, before) == (0.0, 0.0)
 
 
 def test_small_clouds_are_exact():
-    _, plain = meter()
-    start = plain.points()
-    after = start + 0.01 * torch.randn(start.shape, generator=torch.Generator().manual_seed(2))
-    assert plain.criticality(start, after) == bi_lipschitz(start, after).criticality
-
-
-def test_screening_leaves_out_quiet_neurons(monkeypatch):
-    monkeypatch.setattr(_criticality, "_ALWAYS_EXACT", 0)
-    monkeypatch.setattr(_criticality, "_FASTEST", 8)
-    sizes = []
-    monkeypatch.setattr(_criticality, "bi_lipschitz", lambda p, q: sizes.append(len(p)) or bi_lipschitz(p, q))
-    _, screened = meter()
-    start = screened.points()
-    after = start + 1e-3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(2))
-    screened.criticality(start, after)
-    assert sizes == [8]
+    lab, before = Lab(), CLOUDS["even"]()
+    true, seen = lab.update(before, before + 0.01 * torch.randn(60, 20))
+    assert seen == true
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_is_infinite(value):
-    _, plain = meter()
-    after = plain.points()
-    after[3, 2] = value
-    assert plain.criticality(plain.points(), after) == math.inf
+    lab = Lab()
+    with torch.no_grad():
+        lab.model[2].weight[3, 2] = value
+    assert lab.meter.criticality() == math.inf
 
 
-def test_one_neuron_or_none_that_moved():
-    _, alone = meter(n=1)
-    assert alone.criticality(alone.points(), alone.points() + 1) == 0.0
-    _, still = meter()
-    assert still.criticality(still.points(), still.points()) == 0.0
+@pytest.mark.parametrize("n", [1, 60])
+def test_one_neuron_or_none_that_moved(n):
+    lab = Lab(n=n)
+    if n == 1:
+        lab.put(torch.ones(1, 20))
+    assert lab.meter.criticality() == 0.0

@@ -44,6 +44,26 @@ def test_entries_that_forward_does_not_name_are_left_out():
     assert set(calls[0].kwargs) == {"x", "scale"}
 
 
+@pytest.mark.parametrize("takes_number", [True, False])
+def test_training_step_of_a_module_without_forward(takes_number):
+    class AutoEncoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = net(), nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+
+        def loss(self, batch):
+            x, _ = batch
+            return {"loss": nn.functional.mse_loss(self.decoder(self.encoder(x)), x)}
+
+    def with_number(self, batch, batch_idx):
+        return self.loss(batch)
+
+    AutoEncoder.training_step = with_number if takes_number else AutoEncoder.loss
+    model = AutoEncoder()
+    # The two units of the code in the middle can be exchanged too; pixels, which the loss compares, cannot.
+    assert found(model, example_inputs_from_batch(model, (X + 1, Y))) == ["encoder.0", "encoder.2", "decoder.0"]
+
+
 @pytest.mark.parametrize("example", [X, (X,), [X], {"input": X}, ExampleCall((X,)), ExampleCall((), {"input": X})])
 def test_example_inputs(example):
     assert found(net(), example) == ["0"]
@@ -94,7 +114,7 @@ def test_made_up_input_for_a_recurrent_net():
 
 def test_nothing_can_be_made_up():
     model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match="no input can be made up for Sequential; pass example_input"):
+    with pytest.raises(ValueError, match=r"no input can be made up for Sequential; pass example_input"):
         find_neuron_groups(model)
 
 

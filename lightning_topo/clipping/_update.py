@@ -1,0 +1,85 @@
+"""κ of one neuron group's updates, exact where it comes near a bound and cheap elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightning_topo.functional._suspects import SuspectSearch
+from lightning_topo.functional.criticality import criticality
+from lightning_topo.neurons import NeuronGroup
+
+# Far above what rounding adds to a length in single precision.
+_ROUNDING = 1e-4
+
+
+class GroupUpdates:
+    """Successive updates of one neuron group, of which those of a κ near or above a bound are to be found.
+
+    Where no neuron moves, relative to the mean of all, by half of the bound times the smallest distance, κ is certainly
+    below. Where that does not settle it, the pairs are searched (``SuspectSearch``), and the suspects evaluated.
+
+    Args:
+        group: The group.
+        model: The module that holds its parameters.
+        bound: κ is exact where it is as large as this.
+        kept: Where the parameters are kept over an update, by their ``id``.
+        moved: Where the update of each is put, by its ``id``.
+    """
+
+    def __init__(
+        self,
+        group: NeuronGroup,
+        model: nn.Module,
+        bound: float,
+        kept: Mapping[int, Tensor],
+        moved: Mapping[int, Tensor],
+    ) -> None:
+        slices = group.slices(model)
+        self.name = group.name
+        self._bound = bound
+        self._eps = max(torch.finfo(parameter.dtype).eps for _, parameter in slices)
+        self._kept = [member.units(kept[id(parameter)]) for member, parameter in slices]
+        self._moved = [member.units(moved[id(parameter)]) for member, parameter in slices]
+        self._search = SuspectSearch(bound)
+        self._closest = 0.0
+
+    def update(self) -> Tensor:
+        """Displacements of the neurons, shape (n, D)."""
+        return _rows(self._moved)
+
+    def certainly_below(self, largest_spread: float) -> bool:
+        """Whether κ is certainly below the bound, when no neuron moves further relative to the mean."""
+        return 2 * largest_spread * (1 + _ROUNDING) < self._bound * self._closest
+
+    def criticality(self, update: Tensor, spread: Tensor | None = None) -> float:
+        """κ of an update; ``nan`` where no pair can be resolved.
+
+        Args:
+            update: What ``update`` says.
+            spread: Lengths of the update relative to its mean, shape (n,). With it, a κ below the bound is not
+                evaluated, and ``nan``.
+        """
+        before = _rows(self._kept)
+        if spread is None:
+            return criticality(before, update, self._eps)
+        suspects = self._search(before, spread * (1 + _ROUNDING))
+        self._closest = max(self._closest, self._search.closest)
+        if len(suspects) < 2:
+            return math.nan
+        if len(suspects) < len(before):
+            before, update = before[suspects], update[suspects]
+        kappa = criticality(before, update, self._eps)
+        return kappa if kappa >= self._bound else math.nan
+
+    def accept(self, largest_spread: float) -> None:
+        """The update stands; no neuron moved further relative to the mean."""
+        self._closest = max(0.0, self._closest - 2 * largest_spread * (1 + _ROUNDING))
+
+
+def _rows(units: list[Tensor]) -> Tensor:
+    """Units of several tensors side by side, shape (n, D), on the device of the first."""
+    return torch.cat([part.flatten(1).to(units[0].device) for part in units], dim=1)

@@ -1,0 +1,207 @@
+"""Scaling back every update whose criticality exceeds a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_topo.clipping._optimizer_state import forget_non_finite, scale_first_moments
+from lightning_topo.clipping._update import GroupUpdates
+from lightning_topo.neurons import NeuronGroup
+
+# A clipped update aims this far below the bound, for rounding moves κ a little.
+_AIM = 0.999
+# κ is exact from this share of the bound on.
+_EXACT_FROM = 0.99
+# Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class GroupUpdate:
+    """What one optimizer step did to one neuron group.
+
+    Attributes:
+        group: Name of the neuron group.
+        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
+            evaluated, ``inf`` where a parameter became NaN or infinite.
+        criticality_after: κ of the update that was made, never above the bound; ``nan`` where it was not evaluated.
+        scale: Factor of the update that was made, 1 where it was left as it was.
+    """
+
+    group: str
+    criticality_before: float
+    criticality_after: float
+    scale: float
+
+
+class StepClipper:
+    r"""Keeps the updates of one optimizer one-to-one on the neurons.
+
+    Between :meth:`before` and :meth:`after` the optimizer steps from θ to θ'. With κ the largest over a set of neuron
+    groups that are connected by shared parameters, the parameters of the set become
+
+    .. math:: \theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)
+
+    and the criticality s·κ. Parameters in no group take the smallest s of all. κ is then measured again, on the rounded
+    parameters, and the update scaled further where it is still above the bound. The optimizer's running means of
+    gradients (momentum, Adam's first moment) are scaled by the same s: they remember the update that was made. All
+    neurons count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
+    finite.
+
+    Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
+
+    Args:
+        optimizer: The optimizer; it may hold any of the model's parameters.
+        model: Module that holds the groups' parameters, whole on this process.
+        groups: Neuron groups; those of which the optimizer holds nothing are left out.
+        max_criticality: Largest κ of an update, in (0, 1].
+        agree: What the processes of a run make of their factors, so that all use the same; default: each its own.
+
+    Attributes:
+        updates: Steps seen so far.
+        clipped_updates: Steps that were scaled back, in part or as a whole.
+        last: What the last step did, to the groups that were scaled back (to all where ``exact`` was asked for).
+        diverged: Whether a parameter was NaN or infinite before the last step. Nothing is clipped then.
+
+    Raises:
+        ValueError: When the bound is out of range, or no group holds a parameter of the optimizer.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        groups: Sequence[NeuronGroup],
+        max_criticality: float = 0.1,
+        agree: Callable[[list[float]], list[float]] = list,
+    ) -> None:
+        self.max_criticality = require_criticality(max_criticality)
+        self.optimizer = optimizer
+        self.updates = self.clipped_updates = 0
+        self.last: tuple[GroupUpdate, ...] = ()
+        self.diverged = False
+        self._agree = agree
+        held = {id(parameter): parameter for parameter in self._held()}
+        members = [{id(p): p for p in group.parameters(model)} for group in groups]
+        watched = [i for i, parameters in enumerate(members) if not held.keys().isdisjoint(parameters)]
+        if not watched:
+            names = ", ".join(group.name for group in groups) or "none"
+            raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
+        self._sets = _connected([members[i].keys() for i in watched])
+        self._set_of = {key: which for which, i in zip(self._sets, watched, strict=True) for key in members[i]}
+        # Those of another optimizer do not move meanwhile.
+        self._parameters = list((held | {key: p for i in watched for key, p in members[i].items()}).values())
+        self._outside = [i for i, p in enumerate(self._parameters) if id(p) not in self._set_of]
+        self._kept = [torch.empty_like(parameter) for parameter in self._parameters]
+        # At least in single precision, where a difference of numbers in half precision is exact.
+        self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept]
+        keys = list(map(id, self._parameters))
+        places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
+        self._clouds = [GroupUpdates(groups[i], model, _EXACT_FROM * max_criticality, *places) for i in watched]
+        self._furthest: list[float] = []
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Keep the parameters; to be called before the optimizer's step."""
+        torch._foreach_copy_(self._kept, self._parameters)
+
+    @torch.no_grad()
+    def after(self, exact: bool = False) -> bool:
+        """Scale the update back where it is too large; to be called after the optimizer's step.
+
+        Args:
+            exact: Evaluate κ of all groups, also where it is certainly below the bound, for ``last``.
+
+        Returns:
+            Whether something was scaled back.
+        """
+        first = kappas = self._criticalities(exact)
+        scales = [1.0] * (max(self._sets) + 2)
+        attempts = 0
+        while min(factors := self._agree(self._factors(kappas, attempts))) < 1:
+            self._scale_back(factors)
+            scales = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
+            attempts += 1
+            kappas = self._criticalities(exact)
+        if attempts:
+            scale_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+        if math.inf in first:
+            forget_non_finite(self.optimizer)
+        for cloud, furthest in zip(self._clouds, self._furthest, strict=True):
+            cloud.accept(furthest)
+        self.updates += 1
+        self.clipped_updates += attempts > 0
+        self.last = tuple(
+            GroupUpdate(cloud.name, before, after, scales[which])
+            for cloud, which, before, after in zip(self._clouds, self._sets, first, kappas, strict=True)
+            if exact or scales[which] < 1
+        )
+        return attempts > 0
+
+    def _held(self) -> list[Tensor]:
+        return [parameter for settings in self.optimizer.param_groups for parameter in settings["params"]]
+
+    def _criticalities(self, exact: bool) -> list[float]:
+        """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
+        torch._foreach_copy_(self._moved, self._parameters)
+        torch._foreach_sub_(self._moved, self._kept)
+        updates = [cloud.update() for cloud in self._clouds]
+        spreads = [torch.linalg.vector_norm(update - update.mean(0), dim=1) for update in updates]
+        # One copy from the device for all groups. A sum is finite when its terms are.
+        numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
+        values = torch.stack([number.to(numbers[0].device, torch.float32) for number in numbers]).tolist()
+        self._furthest = values[: len(spreads)]
+        self.diverged = False
+        if not all(map(math.isfinite, values)):
+            self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept)
+            return [math.nan if self.diverged else math.inf] * len(self._clouds)
+        if exact:
+            return [cloud.criticality(update) for cloud, update in zip(self._clouds, updates, strict=True)]
+        return [
+            math.nan if cloud.certainly_below(furthest) else cloud.criticality(update, spread)
+            for cloud, update, spread, furthest in zip(self._clouds, updates, spreads, self._furthest, strict=True)
+        ]
+
+    def _factors(self, kappas: list[float], attempts: int) -> list[float]:
+        """By which to scale the update of each set of groups, and at the end that of the parameters in no group."""
+        factors = [1.0] * (max(self._sets) + 1)
+        for which, kappa in zip(self._sets, kappas, strict=True):
+            if kappa > self.max_criticality:
+                aim = _AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
+                factors[which] = min(factors[which], aim / kappa)
+        return [*factors, min(factors)]
+
+    def _scale_back(self, factors: list[float]) -> None:
+        for parameter, kept in zip(self._parameters, self._kept, strict=True):
+            factor = factors[self._set_of.get(id(parameter), -1)]
+            if factor == 0:
+                parameter.copy_(kept)  # the update may be infinite
+            elif factor < 1:
+                parameter.copy_(torch.lerp(kept, parameter, factor))
+
+
+def require_criticality(value: float) -> float:
+    """The value, or a ValueError when it is no bound that keeps neurons apart."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(
+            f"max_criticality is the largest κ that an update may have: a number in (0, 1], for above 1 neurons can "
+            f"merge; but got {value!r}."
+        )
+    return float(value)
+
+
+def _connected(keys: Sequence[Iterable[int]]) -> list[int]:
+    """For each set of keys the number, from 0 on, of the connected part that it belongs to: sets that share a key."""
+    parts: list[tuple[set[int], list[int]]] = []
+    for index, own in enumerate(map(set, keys)):
+        joined = [part for part in parts if not part[0].isdisjoint(own)]
+        parts = [part for part in parts if part[0].isdisjoint(own)]
+        parts.append((own.union(*(part[0] for part in joined)), [index, *(i for part in joined for i in part[1])]))
+    numbers = {index: number for number, (_, indices) in enumerate(parts) for index in indices}
+    return [numbers[index] for index in range(len(keys))]

@@ -1,0 +1,99 @@
+"""Which neurons may be stretched or squeezed by more than a bound in an update, found without all distances."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Distances are kept for up to this many neurons (64 MiB).
+_MAX_KEPT = 4096
+# New distances are taken when those of an earlier time leave more than this share of the neurons: they cost as much as
+# evaluating two thirds of the neurons, and serve for some time.
+_MANY = 0.25
+# Error allowed for squared distances that come from a matrix product, relative to the points' squared norms: far above
+# that of single precision, and far below what would make the bound useless.
+_GRAM_ERROR = 1e-4
+_BLOCK = 512
+
+
+class SuspectSearch:
+    r"""Finds the neurons of all pairs whose κ may reach a bound, in successive updates of one cloud.
+
+    With positions :math:`p^0` of an earlier time, displacement s = p - p⁰ and update u, both taken relative to their
+    mean,
+
+    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
+
+    costs O(n² + n D) an update where κ itself costs O(n² D). The distances are taken anew when the neurons have moved
+    so far since that the bound leaves many of them.
+
+    Args:
+        bound: Criticality to look for.
+
+    Attributes:
+        closest: No two neurons were closer than this before the update searched last.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+        self.closest = 0.0
+        self._reference: _Reference | None = None
+
+    def __call__(self, before: Tensor, update: Tensor) -> Tensor:
+        """Indices of the neurons, shape (k,), ascending.
+
+        Args:
+            before: Points before the update, shape (n, D).
+            update: Lengths of the updates relative to their mean, shape (n,).
+        """
+        if len(before) > _MAX_KEPT:
+            return torch.arange(len(before), device=before.device)
+        suspects = None if self._reference is None else self._ask(self._reference, before, update)
+        if suspects is None or len(suspects) > _MANY * len(before):
+            self._reference = _Reference(before)
+            suspects = self._ask(self._reference, before, update)
+        return suspects
+
+    def _ask(self, reference: _Reference, before: Tensor, update: Tensor) -> Tensor:
+        since = spread(before, reference.points)
+        self.closest = max(0.0, reference.closest - 2 * float(since.max()))
+        # The ratio's bound reaches ours where |u_i| + b |s_i| + |u_j| + b |s_j| reaches b times the distance of then.
+        reach = update + self.bound * since
+        if 2 * float(reach.max()) < self.bound * reference.closest:
+            return reach.new_zeros(0, dtype=torch.long)
+        return (reach[:, None] + reach[None, :] >= self.bound * reference.distances).any(1).nonzero().squeeze(1)
+
+
+def spread(to: Tensor, since: Tensor) -> Tensor:
+    """How far each point moved relative to the mean movement, shape (n,)."""
+    movement = to - since
+    movement -= movement.mean(0)
+    return torch.linalg.vector_norm(movement, dim=1)
+
+
+class _Reference:
+    """A cloud at one time with all its distances, which bound those of later times."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+        self.distances = _lower_distances(points)
+        self.closest = float(self.distances.min())
+
+
+def _lower_distances(points: Tensor) -> Tensor:
+    """Pairwise distances, not above the true ones, infinite to oneself, shape (n, n), in single precision."""
+    exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
+    x = points if exact or points.device.type == "mps" else points.double()
+    x = x - x.mean(0)
+    norms = x.square().sum(1)
+    distances = points.new_empty(len(x), len(x), dtype=torch.float32)
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        # |x - y|² less what rounding may have added to it.
+        sums = (norms[rows, None] + norms[None, start:]).mul_(1 - _GRAM_ERROR)
+        block = torch.addmm(sums, x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
+        distances[rows, start:] = block
+        distances[start:, rows] = block.T
+    return distances.fill_diagonal_(math.inf)

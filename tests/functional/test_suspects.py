@@ -1,0 +1,63 @@
+"""The search for suspects misses no pair that reaches the bound, whatever way the cloud takes."""
+
+import pytest
+import torch
+
+from lightning_topo.functional import bi_lipschitz
+from lightning_topo.functional._suspects import SuspectSearch, spread
+from lightning_topo.functional.criticality import criticality
+
+
+def reaching(before, update, bound):
+    """Neurons of the pairs whose κ reaches the bound, from all pairs in double precision."""
+    p, u = before.double(), update.double()
+    ratio = torch.cdist(u, u, compute_mode="donot_use_mm_for_euclid_dist") / torch.cdist(
+        p, p, compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return (ratio.fill_diagonal_(0) >= bound).any(1).nonzero().squeeze(1)
+
+
+@pytest.mark.parametrize("bound", [0.1, 1.0])
+@pytest.mark.parametrize("drift", [0.0, 0.3])
+def test_no_pair_is_missed_along_a_walk(bound, drift):
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    search, points = SuspectSearch(bound), noise(60, 12)
+    points[1] = points[0] + 1e-3 * noise(12)  # a close pair
+    found = 0
+    for step in range(40):
+        update = 0.02 * bound * noise(60, 12) + drift * noise(12)  # all move together, and a little apart
+        if step % 5 == 0:
+            update[step] += bound * noise(12)  # one that moves unlike the others
+        suspects = search(points, spread(points + update, points))
+        due = reaching(points, update, bound)
+        assert set(due.tolist()) <= set(suspects.tolist())
+        assert search.closest <= torch.pdist(points.double()).min().item() * (1 + 1e-6)
+        found += len(due)
+        points = points + update
+    assert found > 40
+
+
+def test_a_quiet_cloud_has_no_suspects():
+    points = torch.eye(20) * 3
+    search = SuspectSearch(0.1)
+    assert len(search(points, torch.full((20,), 1e-3))) == 0
+    assert search.closest == pytest.approx(3 * 2**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "dimension"), [(2, 3), (40, 5), (300, 2), (200, 70)])
+def test_criticality_is_that_of_all_constants(n, dimension):
+    generator = torch.Generator().manual_seed(n)
+    before = torch.randn(n, dimension, generator=generator)
+    before[-1] = before[0] + 1e-4
+    update = 0.1 * torch.randn(n, dimension, generator=generator)
+    eps = torch.finfo(torch.float32).eps
+    expected = bi_lipschitz(before.double(), before.double() + update.double(), eps).criticality
+    assert criticality(before, update, eps) == pytest.approx(expected, rel=1e-6)
+
+
+def test_criticality_of_what_cannot_be_resolved():
+    assert torch.tensor(criticality(torch.ones(3, 2), torch.zeros(3, 2), 1e-7)).isnan()
