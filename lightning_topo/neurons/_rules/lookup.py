@@ -108,12 +108,13 @@ def _gather(flow: Flow, op: Operation) -> Results:
     axes, index = flow.axes(op, op.arguments["self"]), flow.axes(op, op.arguments["index"])
     dim = op.arguments["dim"] % len(axes) if axes else 0
     freeze(axes[dim], "looked up by index")
-    return [
-        [
-            unify(axis, position) if i != dim and axis.size == position.size else Atom(position.size, "position")
-            for i, (axis, position) in enumerate(zip(axes, index, strict=True))
-        ]
-    ]
+    result = []
+    for place, (axis, position) in enumerate(zip(axes, index, strict=True)):
+        if place != dim and axis.size != position.size:
+            freeze(axis, "only some of its positions are used")
+        alike = place != dim and axis.size == position.size
+        result.append(unify(axis, position) if alike else Atom(position.size, "position"))
+    return [result]
 
 
 def _run(flow: Flow, op: Operation, dim: int, index: Value) -> list[AnyAxis]:
