@@ -332,8 +332,14 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
 
 
 def kind(name: str) -> str:
-    last = name.rpartition(".")[2]
+    last = name.rstrip("0123456789").rstrip(".").rpartition(".")[2]  # several of one kind in a module are numbered
     return last.replace("_", " ") if last in KINDS else "layer units"
+
+
+def place(counted_kind: tuple[str, int]) -> int:
+    """Of a kind in the table: layer units come last."""
+    names = [name.replace("_", " ") for name in KINDS]
+    return names.index(counted_kind[0]) if counted_kind[0] in names else len(names)
 
 
 def row(architecture: str) -> dict[str, Any]:
@@ -344,7 +350,7 @@ def row(architecture: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     return {
         "architecture": architecture,
-        "groups": dict(Counter(kind(group.name) for group in found.groups)),
+        "groups": dict(sorted(Counter(kind(group.name) for group in found.groups).items(), key=place)),
         "verified": sum(is_permutation_symmetric(model, group, example) for group in found.groups),
         "of": len(found.groups),
         "uncovered": dict(Counter(axis.reason for axis in found.uncovered)),

@@ -12,7 +12,7 @@ import torch
 # The rest is for Lightning's own calls of the hooks (1 to 2% of a step of 1 ms), and for the training steps after a
 # measurement, which find the caches cold and take up to a quarter of its time longer.
 _PLANNED_SHARE = 0.4
-# What a first measurement may cost in any run.
+# What the first measurements whose cost is guessed may take in any run.
 _GRANTED_SECONDS = 1.0
 
 # The processes of a run ask again after this many refusals, however far off the prospect was.
@@ -40,6 +40,7 @@ class OverheadBudget:
         self._began: float | None = None
         self._spent_at_admission = 0.0
         self._costs: dict[str, float] = {}
+        self._granted = 0.0
         self._kind: str | None = None
 
     @property
@@ -50,7 +51,7 @@ class OverheadBudget:
     def start(self) -> None:
         """Begin to count training time. The counts of a restored run go on, its times do not."""
         self._began = self._clock()
-        self.spent = self._spent_at_admission = 0.0
+        self.spent = self._spent_at_admission = self._granted = 0.0
         self._kind = None
 
     def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
@@ -58,7 +59,7 @@ class OverheadBudget:
 
         Args:
             kind: What is measured; costs are known by kind.
-            guess: Expected cost in seconds while no cost is known. Up to one second is always granted.
+            guess: Expected cost in seconds while no cost is known. Up to one second of all guesses is always granted.
             run_time: Expected training time of the whole run in seconds: the first of a kind may borrow from it.
         """
         if self._kind is not None:
@@ -67,8 +68,11 @@ class OverheadBudget:
         self.due += 1
         if kind in self._costs:
             admitted = self.affords(kind)
+        elif self._granted + guess <= _GRANTED_SECONDS:
+            admitted = True
+            self._granted += guess
         else:
-            admitted = guess <= _GRANTED_SECONDS or self.affords(kind, guess, run_time)
+            admitted = self.affords(kind, guess, run_time)
         if admitted:
             self.made += 1
             self._kind, self._spent_at_admission = kind, self.spent

@@ -52,6 +52,19 @@ def pick(axes: Sequence[AnyAxis], index: Index, position: int) -> list[AnyAxis]:
     ]
 
 
+def some(axes: Sequence[AnyAxis], index: Index, start: int, stop: int) -> list[AnyAxis]:
+    """The axes of the slice from ``start`` to ``stop`` along ``index``."""
+    shorter = Index(stop - start)
+    return [
+        Family(shorter, axis.parts[start:stop])
+        if isinstance(axis, Family) and axis.index is index
+        else shorter
+        if axis is index
+        else axis
+        for axis in axes
+    ]
+
+
 def reshape(axes: Sequence[AnyAxis], shape: Sequence[int], split_sites: set[object], site: object) -> list[AnyAxis]:
     """The axes of a tensor after a reshape.
 

@@ -78,7 +78,9 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
     """Copy ``model`` and run the first call for ``example_input`` that works, in double precision if it can.
 
     Raises:
-        ValueError: Lazy or no floating-point parameters, no example input, or none that runs.
+        TypeError: No module.
+        ValueError: Lazy, compiled, without values or without floating-point parameters, no example input, or none that
+            runs.
     """
     _check_parameters(model)
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -138,12 +140,20 @@ def floating_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _check_parameters(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    name = type(model).__name__
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(f"{name} is compiled by torch.jit, so its units cannot be followed; pass it uncompiled")
+    without_values = [key for key, parameter in model.named_parameters() if parameter.is_meta]
+    if without_values:
+        raise ValueError(f"{without_values[0]!r} is on the meta device and has no values; pass the model materialised")
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(f"{lazy[0]!r} is lazy and has no shape yet; run one batch through the model first")
     if not any(parameter.is_floating_point() for parameter in model.parameters()):
         raise ValueError(
-            f"{type(model).__name__} has no floating-point parameter, so no neurons (quantised weights cannot be "
+            f"{name} has no floating-point parameter, so no neurons (quantised weights cannot be "
             "exchanged); pass the model before quantisation"
         )
 

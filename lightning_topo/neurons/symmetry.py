@@ -61,7 +61,10 @@ def asymmetric(sandbox: Sandbox, groups: Sequence[NeuronGroup], trials: int = _T
         test = ExchangeTest(sandbox, seed)
         if seed == 0 and test.blind:
             name = type(sandbox.model).__name__
-            raise ValueError(f"{name} returned no finite floating-point tensor, so there is no output to compare")
+            raise ValueError(
+                f"{name} returned no finite number, so there is no output to compare; pass an example_input "
+                "(not empty, no NaN), and weights, for which it does"
+            )
         failing += test.failing([group for group in groups if group not in failing])
     return [group for group in groups if group in failing]
 

@@ -1,8 +1,10 @@
 """PersistenceMonitor: its numbers against the functional layer on weights that the test takes itself."""
 
 import warnings
+from itertools import pairwise
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import lightning_topo as lt
@@ -165,3 +167,37 @@ def test_identical_and_dead_neurons(classifier, trainer, data):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         lt.PersistenceMonitor(**options)
+
+
+def test_groups_that_are_dear_take_turns(classifier, trainer, data):
+    """Each takes half a second, and two fifths of a second a batch are allowed."""
+
+    class Clock(pl.Callback):
+        now = 0.0
+
+        def on_train_batch_start(self, *args):
+            self.now += 1
+
+        def __call__(self):
+            return self.now
+
+    measured = []
+
+    def measure_group(group, trainer, points):
+        clock.now += 0.5
+        measured.append((trainer.global_step, group.name))
+        return {}
+
+    module = classifier()
+    widths = [6, 5, 5, 5, 5, 5, 5, 5, 5, 3]
+    layers = [(torch.nn.Linear(n, m), torch.nn.Tanh()) for n, m in pairwise(widths)]
+    module.net = torch.nn.Sequential(*(part for pair in layers for part in pair))
+    clock, monitor = Clock(), lt.PersistenceMonitor(max_overhead=1.0, every_n_train_steps=1)
+    monitor._measure_group, monitor._budget._clock = measure_group, clock
+    trainer([clock, monitor], max_epochs=1).fit(module, data(n=160))
+    names = [name for _, name in measured]
+    # At the start the first, whose cost nobody knows, and two for the second that is always granted.
+    assert [step for step, _ in measured[:4]] == [0, 0, 0, 5]
+    assert len(set(names)) == 8
+    assert names == (names[:8] * 3)[: len(names)]
+    assert monitor._budget.spent <= 0.4 * (clock.now - monitor._budget.spent) + 1e-9

@@ -1,5 +1,6 @@
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -253,6 +254,29 @@ def test_model_with_no_floating_point_parameter():
     for without in (model, nn.ReLU()):
         with pytest.raises(ValueError, match="has no floating-point parameter, so no neurons"):
             find_neuron_groups(without, torch.zeros(1, 3))
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("example", [torch.zeros(0, 3), torch.full((2, 3), torch.nan)])
+def test_example_without_a_finite_output(example):
+    with pytest.raises(ValueError, match=r"Sequential returned no finite number.*; pass an example_input \(not empty"):
+        find_neuron_groups(mlp(), example)
+
+
+def test_models_that_cannot_be_followed():
+    x = torch.randn(2, 3)
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got <function"):
+        find_neuron_groups(lambda x: x, x)
+    with pytest.raises(ValueError, match=r"'0.weight' is on the meta device and has no values; pass the model"):
+        find_neuron_groups(mlp().to("meta"), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit
+        compiled = torch.jit.trace(mlp(), x)
+    with pytest.raises(ValueError, match=r"is compiled by torch.jit, .*; pass it uncompiled"):
+        find_neuron_groups(nn.Sequential(compiled), x)
 
 
 def test_model_that_cannot_be_copied():

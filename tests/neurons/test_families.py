@@ -47,6 +47,13 @@ def bloom_attention(net, x):
     return net.out(attention(q, k, v).mean(1))
 
 
+def multi_query_attention(net, x):
+    n, t, _ = x.shape
+    fused = net.qkv(x).view(n, t, 5, 4)
+    q, k, v = (part.transpose(1, 2) for part in (fused[..., :-2, :], fused[..., [-2], :], fused[..., [-1], :]))
+    return net.out(attention(q, k, v).mean(1))
+
+
 def grouped_attention(net, x):
     q, k, v = (layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (net.q, net.k, net.v))
     times = q.shape[1] // k.shape[1]
@@ -259,10 +266,15 @@ def moe():
     return net, torch.randn(3, 3)
 
 
+HEADS = {"attention.heads": 2, "attention.keys": 4, "attention.values": 4}
 CASES = {
     "packed and indexed attention": (lambda: qkv_net(timm_attention), {"heads": 2, "keys": 4, "values": 4}),
     "attention packed by heads": (lambda: qkv_net(neox_attention), {"heads": 2, "keys": 4, "values": 4}),
     "attention packed by heads and indexed": (lambda: qkv_net(bloom_attention), {"heads": 2, "keys": 4, "values": 4}),
+    "attention packed with one key for all queries": (  # whose heads are not found
+        lambda: (Net(multi_query_attention, qkv=nn.Linear(8, 20), out=nn.Linear(12, 3)), torch.randn(2, 6, 8)),
+        {"keys": 4, "values": 4},
+    ),
     "grouped queries": (
         lambda: separate(6, 2, grouped_attention),
         {"heads": 2, "query_heads": 3, "keys": 4, "values": 4},
@@ -430,6 +442,23 @@ CASES = {
             image(5, 3),
         ),
         {"rnn.l0": 6, "rnn.weight_hr_l0": 4},
+    ),
+    "attention with projections of their own": (
+        lambda: (
+            Net(lambda net, x: net.out(net.attention(net.q(x), net.k(x), net.v(x), need_weights=False)[0].mean(1)),
+                q=nn.Linear(3, 8), k=nn.Linear(3, 5), v=nn.Linear(3, 7), out=nn.Linear(8, 2),
+                attention=nn.MultiheadAttention(8, 2, batch_first=True, kdim=5, vdim=7)),
+            image(4, 3),
+        ),
+        {"q": 8, "k": 5, "v": 7, "attention.out_proj": 8, **HEADS},
+    ),
+    "attention to a learned key": (
+        lambda: (
+            Net(lambda net, x: net.out(net.attention(x, x, x)[0].mean(1)), out=nn.Linear(8, 2),
+                attention=nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)),
+            image(4, 8),
+        ),
+        {"attention.out_proj": 8, **HEADS},
     ),
     "messages along edges": (
         lambda: (

@@ -19,7 +19,7 @@ from lightning_topo.neurons._axes import (
     segment,
     unify,
 )
-from lightning_topo.neurons._layout import AnyAxis, Family, Index, pick, plain, reshape
+from lightning_topo.neurons._layout import AnyAxis, Family, Index, pick, plain, reshape, some
 from lightning_topo.neurons._rules.registry import Results, rule
 from lightning_topo.neurons._trace import Operation
 
@@ -210,6 +210,8 @@ def taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) 
     if isinstance(axis, Index) and stop - start == 1:
         picked = pick(axes, axis, start)
         return [*picked[:dim], Free(1), *picked[dim:]]
+    if isinstance(axis, Index) and stop > start:
+        return some(axes, axis, start, stop)
     given_up = plain(axes) if isinstance(axis, (Index, Family)) else axes
     (axis,) = plain(given_up[dim : dim + 1])
     flow.tells_apart(axis)
