@@ -50,20 +50,24 @@ class SuspectSearch:
         """
         if len(before) > _MAX_KEPT:
             return torch.arange(len(before), device=before.device)
-        suspects = None if self._reference is None else self._ask(self._reference, before, update)
-        if suspects is None or len(suspects) > _MANY * len(before):
+        if self._reference is None:
             self._reference = _Reference(before)
-            suspects = self._ask(self._reference, before, update)
+        since = spread(before, self._reference.points)
+        suspects = self._suspects(update, since)
+        # New distances help where it is the way since that leaves so many, not the update.
+        if len(suspects) > _MANY * len(before) and self.bound * float(since.mean()) > float(update.mean()):
+            self._reference, since = _Reference(before), torch.zeros_like(since)
+            suspects = self._suspects(update, since)
+        self.closest = max(0.0, self._reference.closest - 2 * float(since.max()))
         return suspects
 
-    def _ask(self, reference: _Reference, before: Tensor, update: Tensor) -> Tensor:
-        since = spread(before, reference.points)
-        self.closest = max(0.0, reference.closest - 2 * float(since.max()))
+    def _suspects(self, update: Tensor, since: Tensor) -> Tensor:
+        assert self._reference is not None
         # The ratio's bound reaches ours where |u_i| + b |s_i| + |u_j| + b |s_j| reaches b times the distance of then.
         reach = update + self.bound * since
-        if 2 * float(reach.max()) < self.bound * reference.closest:
+        if 2 * float(reach.max()) < self.bound * self._reference.closest:
             return reach.new_zeros(0, dtype=torch.long)
-        return (reach[:, None] + reach[None, :] >= self.bound * reference.distances).any(1).nonzero().squeeze(1)
+        return (reach[:, None] + reach[None, :] >= self.bound * self._reference.distances).any(1).nonzero().squeeze(1)
 
 
 def spread(to: Tensor, since: Tensor) -> Tensor:
