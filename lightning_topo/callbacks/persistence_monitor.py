@@ -21,7 +21,7 @@ from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persisten
 
 # What a group's three figures take, until it has been measured.
 _FIGURES_SECONDS = 0.3
-# What the figures at the end may take in any run, and up to which share of max_overhead they may go in long ones.
+# Figures at the end are drawn while the run has spent less than this, or less than this share of max_overhead.
 _GRANTED_SECONDS = 1.0
 _SHARE_AT_END = 0.8
 
@@ -65,8 +65,8 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     covering_radius, diameter}`` and ``topology/coverage``. With a TensorBoard logger, figures of the diagrams, the
     barcode and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started)
     are made of measurements 1, 2, 4, 8, ... and of the last. They wait until ``max_overhead`` allows them, and one that
-    still waits when the group's next is due gives way to it. At the end a second is spent on those that are left, or
-    what ``max_overhead`` allows, whichever is more.
+    still waits when the group's next is due gives way to it. At the end one group's are made in any case, and more
+    while the run has spent less than a second in all, or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step, and at the end of training. Groups that take more
     than ``max_overhead`` allows take turns; drift is then counted from the first turn of each.
@@ -273,9 +273,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         return self._last[name]
 
     def _draw_last(self, trainer: Any, figures: dict[str, tuple[int, Snapshot]]) -> None:
-        granted = self._budget.spent + _GRANTED_SECONDS
-        for name, (step, snapshot) in figures.items():
-            if self._budget.spent < granted or self._budget.affords("figures", share=_SHARE_AT_END):
+        for index, (name, (step, snapshot)) in enumerate(figures.items()):
+            granted = index == 0 or self._budget.spent < _GRANTED_SECONDS
+            if granted or self._budget.affords("figures", share=_SHARE_AT_END):
                 self._draw(trainer, name, step, snapshot)
         self._due_figures, self._latest = {}, {}
 
