@@ -16,7 +16,7 @@ from lightning_topo.neurons import NeuronGroup
 # Clouds of up to this many n² D are always evaluated in full: about ten milliseconds on one core.
 _ALWAYS_EXACT = 10**8
 # Neurons that are always evaluated: a rate that is far too high shows among them.
-_FASTEST = 32
+_FASTEST = 64
 # The most coordinates that are left out: every so manieth is kept.
 _MAX_STRIDE = 64
 # Pairs that are cheaper evaluated than told apart by more coordinates.
@@ -28,7 +28,7 @@ _SAMPLE = 256
 # Error allowed for squared distances that come from a matrix product, relative to the points' squared norms: far above
 # that of single precision, and far below what would make the bound useless. The same for how far neurons move.
 _ERROR = 1e-4
-_MIN_ROWS, _MAX_ROWS = 32, 512
+_MAX_ROWS = 512
 _GATHER_ELEMENTS = 2**22
 
 
@@ -79,19 +79,21 @@ class CriticalityMeter:
     def _suspects(self, lengths: Tensor, order: Tensor) -> Tensor:
         """The pairs whose bound reaches 1, the fastest first, shape (k, 2), of neurons ordered by how far they move."""
         screen = cache(lambda stride: _Screen(self._slices.projected(self._weights, stride)[order], lengths))
-        pairs, start = list[Tensor](), 0
+        pairs, start = [order.new_empty(0, 2)], 0
         moved = int(lengths.count_nonzero())  # those that stay are as far from each other as before
         while start < moved:
-            rows = slice(start, start + min(max(start, _MIN_ROWS), _MAX_ROWS))
-            stride = self._stride(float(lengths[start : start + 2].sum()))
-            hits = screen(stride).hits(rows)
+            rows = slice(start, start + min(max(start, _FASTEST), _MAX_ROWS))
+            first = max(start, _FASTEST)  # the fastest among themselves are evaluated
+            stride = self._stride(float(lengths[start] + lengths[first : first + 1].sum()))
+            hits = screen(stride).hits(rows, first)
             while stride > 1 and int(hits.sum()) > _FEW:
                 stride = max(1, stride // 4)
-                hits = screen(stride).hits(rows)
-            found = hits.nonzero()  # within the rows each pair is there twice
-            pairs.append(order[found[found[:, 0] < found[:, 1]] + start])
+                hits = screen(stride).hits(rows, first)
+            i, j = hits.nonzero(as_tuple=True)
+            i, j = i + start, j + first
+            pairs.append(order[torch.stack([i, j], dim=1)[i < j]])  # within the rows each pair is there twice
             start = rows.stop
-        return torch.cat(pairs) if pairs else order.new_empty(0, 2)
+        return torch.cat(pairs)
 
     def _stride(self, reach: float) -> int:
         """A power of two that probably leaves coordinates enough to tell that all distances are above ``reach``."""
@@ -130,11 +132,12 @@ class _Screen:
         self._rest = x.square().sum(1).mul_(1 - _ERROR) - lengths.square().mul_(1 + _ERROR)
         self._x = torch.cat([x, lengths[:, None]], dim=1)
 
-    def hits(self, rows: slice) -> Tensor:
-        """Whether neurons of the rows, and of all from the first row on, move as far as they are apart."""
-        rest = self._rest[rows, None] + self._rest[None, rows.start :]
-        excess = torch.addmm(rest, self._x[rows], self._x[rows.start :].T, alpha=-2.0)
-        excess.diagonal().fill_(math.inf)  # to oneself
+    def hits(self, rows: slice, first: int) -> Tensor:
+        """Whether neurons of the rows, and others from the ``first`` on, move as far as they are apart."""
+        rest = self._rest[rows, None] + self._rest[None, first:]
+        excess = torch.addmm(rest, self._x[rows], self._x[first:].T, alpha=-2.0)
+        if first == rows.start:
+            excess.diagonal().fill_(math.inf)  # to oneself
         return excess <= 0
 
 

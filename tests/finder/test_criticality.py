@@ -42,8 +42,7 @@ class Lab:
 def screened(monkeypatch):
     """Every cloud is screened, and hardly a neuron is evaluated before that."""
     monkeypatch.setattr(_criticality, "_ALWAYS_EXACT", 0)
-    monkeypatch.setattr(_criticality, "_FASTEST", 2)
-    monkeypatch.setattr(_criticality, "_MIN_ROWS", 4)
+    monkeypatch.setattr(_criticality, "_FASTEST", 4)
     monkeypatch.setattr(_criticality, "_MAX_ROWS", 16)
 
 
