@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_topo.finder._weights import Slices, WeightsBefore
 from lightning_topo.functional._pairs import in_double, resolution
-from lightning_topo.functional.bi_lipschitz import bi_lipschitz
+from lightning_topo.functional.criticality import criticality
 from lightning_topo.neurons import NeuronGroup
 
 # Clouds of up to this many n² D are always evaluated in full: about ten milliseconds on one core.
@@ -73,7 +73,8 @@ class CriticalityMeter:
     def _among(self, units: Tensor | None) -> float:
         """κ over all pairs of these neurons, default all."""
         before, after = self._slices.before(self._weights, units), self._slices.now(units)
-        kappa = bi_lipschitz(before, after).criticality if len(before) > 1 else math.nan
+        eps, before = torch.finfo(after.dtype).eps, in_double(before)
+        kappa = criticality(before, in_double(after) - before, eps) if len(before) > 1 else math.nan
         return 0.0 if math.isnan(kappa) else kappa
 
     def _suspects(self, lengths: Tensor, order: Tensor) -> Tensor:
