@@ -29,6 +29,8 @@ _SAMPLE = 256
 # that of single precision, and far below what would make the bound useless. The same for how far neurons move.
 _ERROR = 1e-4
 _MAX_ROWS = 512
+# What a pair costs alone, over what it costs in a matrix product of all pairs.
+_PAIR_COST = 100
 _GATHER_ELEMENTS = 2**22
 
 
@@ -108,7 +110,9 @@ class CriticalityMeter:
 
     def _largest(self, pairs: Tensor) -> float:
         """The largest κ of some pairs, or one that is at least 1."""
-        kappa = 0.0
+        kappa, units = 0.0, pairs.unique()
+        if len(pairs) > len(units) ** 2 / _PAIR_COST:
+            return self._among(units)
         for part in pairs.split(max(1, _GATHER_ELEMENTS // self._slices.shape[1])) if len(pairs) else ():
             units, where = part.unique(return_inverse=True)
             clouds = self._slices.before(self._weights, units), self._slices.now(units)

@@ -9,10 +9,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import SGD
 
-from lightning_topo.finder import TopologicalLearningRateFinder, TopologicalLRResult, topological_lr_find
+from lightning_topo.finder import (
+    SearchState,
+    TopologicalLearningRateFinder,
+    TopologicalLRResult,
+    Trial,
+    topological_lr_find,
+)
+from lightning_topo.finder._progress import SearchProgress
 
 HOLD = 6
 
@@ -76,6 +84,16 @@ def test_logged_once_to_every_logger(lab, tmp_path):
     assert figures == [("lr_find", 0)]
     assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(search.result.critical_lr)
     assert trainer.callback_metrics["lr_find/steps"] == search.result.total_steps
+
+
+def test_tensorboard_holds_the_scalars_and_the_figure(lab, tmp_path):
+    search = finder()
+    board = TensorBoardLogger(tmp_path)
+    lab.trainer(max_steps=1, callbacks=[search], logger=board).fit(lab.model(), lab.loader())
+    events = EventAccumulator(board.log_dir, size_guidance={"images": 0}).Reload()
+    assert events.Scalars("lr_find/critical_lr")[0].value == pytest.approx(search.result.critical_lr)
+    assert events.Scalars("lr_find/suggestion")[0].value == pytest.approx(search.optimal_lr)
+    assert len(events.Images("lr_find")) == 1
 
 
 def test_other_callbacks_see_the_found_rate_from_the_first_step(lab):
@@ -159,6 +177,18 @@ def test_progress_bar_follows_the_trainers(lab, capfd):
     for enabled in (False, True):
         lab.trainer(max_steps=1, callbacks=[finder()], enable_progress_bar=enabled).fit(lab.model(), lab.loader())
         assert ("Critical learning rate" in capfd.readouterr().err) == enabled
+
+
+def test_progress_bar_shows_the_bracket(monkeypatch):
+    shown = []
+    monkeypatch.setattr("lightning_topo.finder._progress.tqdm.set_postfix_str", lambda bar, text: shown.append(text))
+    broken = Trial(2.0, False, 0, 4.0)
+    with SearchProgress(True) as progress:
+        for state in (SearchState(2.0), SearchState(0.5, broken=broken), SearchState(0.75, held=0.5, broken=broken)):
+            progress.trying(state)
+    assert shown == [
+        "held ?, broke ?, trying 2", "held ?, broke 2, trying 0.5", "held 0.5, broke 2, trying 0.75"
+    ]  # fmt: skip
 
 
 def test_groups_are_selected(lab):

@@ -57,10 +57,11 @@ CLOUDS = {
 
 @pytest.mark.usefixtures("screened")
 @pytest.mark.parametrize("cloud", CLOUDS)
-@pytest.mark.parametrize("few", [0, 64])
+@pytest.mark.parametrize(("few", "pair_cost"), [(0, 0.5), (64, 100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_screening_decides_exactly_and_never_overstates(monkeypatch, cloud, few, dtype):
+def test_screening_decides_exactly_and_never_overstates(monkeypatch, cloud, few, pair_cost, dtype):
     monkeypatch.setattr(_criticality, "_FEW", few)
+    monkeypatch.setattr(_criticality, "_PAIR_COST", pair_cost)
     lab, decisions = Lab(dtype=dtype), set()
     for power in (1, 4):  # of even speeds, and of some that are much faster than the rest
         for scale in torch.logspace(-3, 1, 25):

@@ -149,9 +149,6 @@ def test_6_validation_limits_and_epochs_do_not_touch_the_search(lab):
         max_epochs=1, limit_train_batches=5, val_check_interval=1, callbacks=[search], num_sanity_val_steps=0
     )
 
-    class Watch(TopologicalLearningRateFinder):
-        pass
-
     held.fit(model, lab.loader(), lab.loader())
     assert search.result.status == "found"
     assert max(trial.steps for trial in search.result.trials) == 20

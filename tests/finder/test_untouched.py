@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchmetrics
+from pytorch_lightning.plugins import MixedPrecision
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
@@ -100,6 +101,11 @@ class Hooked(pl.Callback):
         self.steps += 1
 
 
+def scaled():
+    """Half precision with a gradient scaler, which skips the first steps, on the CPU."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=4))
+
+
 MODES = {
     "sgd": {},
     "adam": {"optimizer": lambda m: Adam(m.parameters(), lr=m.lr)},
@@ -117,6 +123,7 @@ MODES = {
     "clipping": {"trainer": {"gradient_clip_val": 0.1}},
     "accumulation": {"trainer": {"accumulate_grad_batches": 5}},
     "bf16-mixed": {"trainer": {"precision": "bf16-mixed"}},
+    "16-mixed": {"precision": scaled},
     "64-true": {"trainer": {"precision": "64-true"}},
     "few batches": {"trainer": {"limit_train_batches": 3}},
     "validation": {"trainer": {"val_check_interval": 4}, "validate": True},
@@ -146,6 +153,7 @@ def state_of(trainer, model):
         "optimizers": optimizers,
         "hooks": [(len(o._optimizer_step_pre_hooks), len(o._optimizer_step_post_hooks)) for o in trainer.optimizers],
         "schedulers": schedulers,
+        "scaler": trainer.precision_plugin.state_dict(),
         "loops": loops,
         "counters": (trainer.global_step, trainer.current_epoch, trainer.fit_loop.epoch_loop._batches_that_stepped),
         "metrics": {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("lr_find")},
@@ -182,7 +190,10 @@ def fit(lab, mode, finder=None, before=None):
     model = lab.model(cls=cls, **{k: settings[k] for k in ("optimizer", "dropout") if k in settings})
     recorder, logger, hooked = lab.Recorder(), lab.RecordingLogger(), Hooked()
     callbacks = [recorder, hooked, *([finder] if finder else [])]
-    trainer = lab.trainer(callbacks=callbacks, logger=logger, log_every_n_steps=1, **settings.get("trainer", {}))
+    options = dict(settings.get("trainer", {}))
+    if "precision" in settings:
+        options["plugins"] = settings["precision"]()
+    trainer = lab.trainer(callbacks=callbacks, logger=logger, log_every_n_steps=1, **options)
     seed()
     train = lab.loader()
     if before:
@@ -261,10 +272,11 @@ def test_exception_in_the_middle_of_a_search_before_the_fit(lab, error, after):
     assert_same(state_of(trainer, model), expected)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("in the middle"), KeyboardInterrupt()])
 @pytest.mark.parametrize("after", [1, 2, 7])
-def test_exception_in_the_middle_of_a_search_within_the_fit(lab, after):
+def test_exception_in_the_middle_of_a_search_within_the_fit(lab, error, after):
     """What the exception finds is the state at which the search began."""
-    model = lab.model(cls=Interrupted(lab, RuntimeError("in the middle"), after), dropout=0.5)
+    model = lab.model(cls=Interrupted(lab, error, after), dropout=0.5)
     snapshots = []
 
     class Witness(lab.Recorder):
@@ -280,7 +292,8 @@ def test_exception_in_the_middle_of_a_search_within_the_fit(lab, after):
         callbacks=[Witness(), TopologicalLearningRateFinder(hold_steps=HOLD)], logger=lab.RecordingLogger()
     )
     seed()
-    with pytest.raises(RuntimeError, match="in the middle"):
+    # Lightning ends the process on Ctrl-C.
+    with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else RuntimeError):
         trainer.fit(model, lab.loader())
     (before, *listeners), (after_it, *later_listeners) = snapshots
     before.pop("random"), after_it.pop("random")
