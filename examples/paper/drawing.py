@@ -16,7 +16,7 @@ from PIL import Image
 
 COLOURS = {"below": "#56B4E9", "small": "#0072B2", "large": "#D55E00", "above": "#8B0000"}
 # Curves that coincide stay visible: the lower rate is the wider line beneath.
-WIDTHS = {"below": 4.0, "small": 3.5, "large": 2.2, "above": 1.2}
+WIDTHS = {"below": 5.0, "small": 5.0, "large": 2.5, "above": 1.0}
 LINES = "line: η* = 1/K of each measured update; cross: update with κ ≥ 1; dots: 1/λmax; dashed: η"
 
 
@@ -79,9 +79,9 @@ def _critical_lr(ax: Axes, run: Run) -> None:
         ax.plot(*zip(*inverse, strict=True), ".", ms=3, color=colour)
 
 
-def legend(ax: Axes) -> None:
-    """Beneath the panel, where it hides nothing."""
-    ax.legend(fontsize="x-small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+def legend(ax: Axes, below: float = 0.2) -> None:
+    """Beneath the panel, by a share of its height, where it hides nothing."""
+    ax.legend(fontsize="x-small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3)
     ax.title.set_fontsize("small")
     ax.xaxis.label.set_fontsize("small")
     ax.yaxis.label.set_fontsize("small")

@@ -112,7 +112,8 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
     for top, bottom, optimizer in zip(axes[0], axes[-1], columns, strict=True):
         top.set_title(optimizer, fontsize="small")
         bottom.set_xlabel("epoch")
-        drawing.legend(bottom)
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawing.legend(bottom, below=0.5)
     drawing.caption(betti, f"Betti numbers at 0.25 times the diameter: {_OF_SEEDS}")
 
     rates, axes = drawing.grid(1, len(columns), 8.4 / len(columns), 3.4)
@@ -125,6 +126,7 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
         _spread(ax, np.arange(len(critical[0])), critical, role, log=True, label=label, lw=1.3)
         ax.axhline(seeds[0].experiment.lr, color=drawing.COLOURS[role], ls="--", lw=1)
         ax.set(yscale="log", xlabel="epoch", title=optimizer)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawing.legend(ax)
     axes[0, 0].set_ylabel("learning rate")
     drawing.caption(rates, f"solid: η* = 1/K, smallest of the epoch; dotted: 1/λmax; dashed: η; {_OF_SEEDS}")
