@@ -73,7 +73,21 @@ def _of_part(part: str, title: str, runs: list[Run]) -> list[Claim]:
             ("above η* it is folded over itself", broken, _folded, True),
         ]
     command = f"python examples/paper/run_all.py --only {part}"
-    return [_count(f"{title}: {text}", subset, holds, command, must) for text, subset, holds, must in rows]
+    table = [_count(f"{title}: {text}", subset, holds, command, must) for text, subset, holds, must in rows]
+    return [*table, _distortion(title, kept, broken, command)]
+
+
+def _distortion(title: str, kept: Sequence[Run], broken: Sequence[Run], command: str) -> Claim:
+    least = min((run.distortion for run in broken), default=0.0)
+    milder = sum(run.distortion < least for run in kept) if broken else 0
+    numbers = f"{milder} of {len(kept)} runs below; " if kept and broken else ""
+    numbers += "; ".join(
+        f"{side}: {_range(run.distortion for run in runs)}"
+        for side, runs in (("below", kept), ("above", broken))
+        if runs
+    )
+    text = f"{title}: runs below η* distort the neurons less than any run above"
+    return Claim(text, _verdict(milder, len(kept) if broken else 0), numbers, command)
 
 
 def _below_and_above(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

@@ -167,6 +167,7 @@ def test_verdicts_are_counted_from_the_runs(paper):
     assert found["neurons in R²: above η* they become simpler (their sum falls)"] == ("holds", "1 of 1 runs")
     assert found["Expressivity: above η* neurons merge (more than 5% fewer apart at 0.001·diameter)"][0] == "holds"
     assert found["Expressivity: below η* it does not"] == ("does not hold", "0 of 2 runs")
+    assert found["neurons in R²: runs below η* distort the neurons less than any run above"][0] == "holds"
     # 1/λmax is η: below η* = η/κ where κ < 1.
     assert found["1/λmax is at most η* = 1/K of the same update (GD)"][1].startswith("5 of 6 measurements")
 
