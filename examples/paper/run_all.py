@@ -86,7 +86,7 @@ are the paper's learning rates; "below" and "above" are ours, where those of the
 What differs from the paper:
 
 - Images are scikit-learn's digits unless `--data-dir` (`make paper DATA_DIR=...`) names a folder with MNIST: an epoch
-  is ten passes over 1,797 images, 18 updates instead of 59.
+  is five passes over 1,797 images, 9 updates instead of 59.
 - Betti numbers are taken at 0.04 (plane) and 0.08 (space) times the diameter, where the loops of the start are open; at
   0.25, the scale of the real networks, they are closed from the start. Self-crossings of the curves are ours: unlike
   Betti numbers at one scale they cannot change under a one-to-one map of the plane.
