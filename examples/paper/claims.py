@@ -64,7 +64,7 @@ def _of_part(part: str, title: str, runs: list[Run]) -> list[Claim]:
         ("at the rates called large they change", named["large"], _betti_change, False),
         (f"below η* the Betti numbers at {scale} never change", kept, _betti_constant, False),
         ("below η* the bars of the start (beyond one component) stay certified to the end", bars, _certified, False),
-        (f"above η* the Betti numbers at {scale} change", broken, _betti_change, False),
+        (f"above η* the Betti numbers at {scale} change", broken, _betti_change, not plane),
         ("above η* they become simpler (their sum falls)", broken, _simpler, False),
     ]
     if plane:
@@ -87,7 +87,7 @@ def _distortion(title: str, kept: Sequence[Run], broken: Sequence[Run], command:
         if runs
     )
     text = f"{title}: runs below η* distort the neurons less than any run above"
-    return Claim(text, _verdict(milder, len(kept) if broken else 0), numbers, command)
+    return Claim(text, _verdict(milder, len(kept) if broken else 0), numbers, command, bool(kept and broken))
 
 
 def _below_and_above(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

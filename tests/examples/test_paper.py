@@ -179,6 +179,8 @@ def test_the_short_run_asserts_its_claims(tmp_path):
     verdicts = {cells[1].strip(): cells[2].strip() for cells in (row.split("|") for row in rows)}
     assert verdicts["neurons in R²: below η* a curve keeps its self-crossings"] == "**holds**"
     assert verdicts["neurons in R²: above η* it is folded over itself"] == "**holds**"
+    for part in ("neurons in R²", "neurons in R³", "real networks"):
+        assert verdicts[f"{part}: runs below η* distort the neurons less than any run above"] == "**holds**"
     assert verdicts["The callback's Betti numbers are those of gudhi's Rips complex at every epoch"] == "**holds**"
     for name in ("neurons_r2_clouds", "neurons_r3_clouds", "real_networks_betti"):
         assert (tmp_path / f"{name}.png").stat().st_size < 150_000
