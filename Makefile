@@ -15,9 +15,9 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
-# FAST=1: a short run of it. The second opinion on Betti numbers needs the test requirements.
+# FAST=1: a short run of it. DATA_DIR: a folder with MNIST. The second opinion on Betti numbers needs the test requirements.
 paper: $(VENV)/.test
-	$(BIN)/python examples/paper/run_all.py $(if $(FAST),--fast)
+	$(BIN)/python examples/paper/run_all.py $(if $(FAST),--fast) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

@@ -10,6 +10,7 @@ import neurons_r2
 from common import Run
 from equivariance import Equivariance
 from gudhi_agreement import Agreement
+from runs_table import certified_until, edge, name
 
 
 @dataclass(frozen=True)
@@ -51,60 +52,61 @@ def claims(
 
 
 def _of_part(part: str, title: str, runs: list[Run]) -> list[Claim]:
-    command = f"python examples/paper/run_all.py --only {part}"
-    kept, broken = [r for r in runs if r.kept], [r for r in runs if not r.kept]
+    kept, broken = _below_and_above(runs)
     named = {role: [r for r in runs if r.experiment.role == role] for role in ("small", "large")}
-    table = [
-        _count(f"{title}: κ < 1 throughout at the rates called small", named["small"], _kept, command, _rate),
-        _count(f"{title}: κ ≥ 1 at the rates called large", named["large"], _broke, command, _rate),
+    scale = f"{runs[0].experiment.scale:g}·diameter"
+    bars = [run for run in kept if sum(run.topology[0].certified_betti) > 1]
+    plane, real = part == "neurons_r2", part == "real_networks"
+    rows = [
+        ("κ < 1 throughout at the rates called small", named["small"], _kept, part != "neurons_r3"),
+        ("κ ≥ 1 at the rates called large", named["large"], _broke, part == "neurons_r3"),
+        (f"at the rates called small the Betti numbers at {scale} never change", named["small"], _betti_constant, real),
+        ("at the rates called large they change", named["large"], _betti_change, False),
+        (f"below η* the Betti numbers at {scale} never change", kept, _betti_constant, False),
+        ("below η* the bars of the start (beyond one component) stay certified to the end", bars, _certified, False),
+        (f"above η* the Betti numbers at {scale} change", broken, _betti_change, not plane),
+        ("above η* they become simpler (their sum falls)", broken, _simpler, False),
     ]
-    if part == "neurons_r2":
-        table += [
-            _count(
-                f"{title}: below η* a curve keeps its self-crossings", kept, _crossings_kept, command, _crossings, True
-            ),
-            _count(f"{title}: above η* it is folded over itself", broken, _folded, command, _crossings, True),
+    if plane:
+        rows[2:2] = [
+            ("below η* a curve keeps its self-crossings", kept, _crossings_kept, True),
+            ("above η* it is folded over itself", broken, _folded, True),
         ]
-    scale = runs[0].experiment.scale
-    table += [
-        _count(
-            f"{title}: below η* the Betti numbers at {scale:g}·diameter never change",
-            kept,
-            _betti_constant,
-            command,
-            _betti,
-            part == "real_networks",
-        ),
-        _count(f"{title}: below η* the bars of the start stay certified to the end", kept, _certified, command, _bars),
-        _count(
-            f"{title}: above η* the Betti numbers at {scale:g}·diameter change", broken, _betti_change, command, _betti
-        ),
-        _count(f"{title}: above η* they become simpler (their sum falls)", broken, _simpler, command, _betti),
-    ]
-    return table
+    command = f"python examples/paper/run_all.py --only {part}"
+    table = [_count(f"{title}: {text}", subset, holds, command, must) for text, subset, holds, must in rows]
+    return [*table, _distortion(title, kept, broken, command)]
+
+
+def _distortion(title: str, kept: Sequence[Run], broken: Sequence[Run], command: str) -> Claim:
+    least = min((run.distortion for run in broken), default=0.0)
+    milder = sum(run.distortion < least for run in kept) if broken else 0
+    numbers = f"{milder} of {len(kept)} runs below; " if kept and broken else ""
+    numbers += "; ".join(
+        f"{side}: {_range(run.distortion for run in runs)}"
+        for side, runs in (("below", kept), ("above", broken))
+        if runs
+    )
+    text = f"{title}: runs below η* distort the neurons less than any run above"
+    return Claim(text, _verdict(milder, len(kept) if broken else 0), numbers, command, bool(kept and broken))
+
+
+def _below_and_above(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    return [run for run in runs if run.kept], [run for run in runs if not run.kept]
 
 
 def _count(
-    text: str,
-    runs: Sequence[Run],
-    holds: Callable[[Run], bool],
-    command: str,
-    show: Callable[[Run], str],
-    asserted: bool = False,
+    text: str, runs: Sequence[Run], holds: Callable[[Run], bool], command: str = "make paper", asserted: bool = False
 ) -> Claim:
-    yes = sum(map(holds, runs))
-    numbers = f"{yes} of {len(runs)} runs: " + "; ".join(f"{_name(run)} {show(run)}" for run in runs)
-    return Claim(text, _verdict(yes, len(runs)), numbers if runs else "no such run", command, asserted)
+    yes = [name(run) for run in runs if holds(run)]
+    no = [name(run) for run in runs if not holds(run)]
+    numbers = f"{len(yes)} of {len(runs)} runs" if runs else "no such run"
+    if yes and no:
+        numbers += f"; only {', '.join(yes)}" if len(yes) < len(no) else f"; not {', '.join(no)}"
+    return Claim(text, _verdict(len(yes), len(runs)), numbers, command, asserted)
 
 
 def _verdict(yes: int, of: int) -> str:
     return "not checked" if of == 0 else "holds" if yes == of else "does not hold" if yes == 0 else "partly"
-
-
-def _name(run: Run) -> str:
-    e = run.experiment
-    curve = {"figure-eight": " (8)", "two circles": " (oo)"}.get(e.family, "")
-    return f"{e.optimizer} {e.lr:g}{curve}" + (f" #{e.seed}" if e.seed else "")
 
 
 def _kept(run: Run) -> bool:
@@ -115,10 +117,6 @@ def _broke(run: Run) -> bool:
     return not run.kept
 
 
-def _rate(run: Run) -> str:
-    return f"κ ≤ {run.criticality:.2g}, {run.broken} of {len(run.updates)} updates"
-
-
 def _crossings_kept(run: Run) -> bool:
     before, after = neurons_r2.n_crossings(run)
     return before == after
@@ -127,11 +125,6 @@ def _crossings_kept(run: Run) -> bool:
 def _folded(run: Run) -> bool:
     before, after = neurons_r2.n_crossings(run)
     return after > before
-
-
-def _crossings(run: Run) -> str:
-    before, after = neurons_r2.n_crossings(run)
-    return f"{before} → {after}"
 
 
 def _betti_constant(run: Run) -> bool:
@@ -146,26 +139,20 @@ def _simpler(run: Run) -> bool:
     return sum(run.topology[-1].betti) < sum(run.topology[0].betti)
 
 
-def _betti(run: Run) -> str:
-    first, last = ("".join(f"{b}," for b in record.betti)[:-1] for record in (run.topology[0], run.topology[-1]))
-    changes = sum(record.betti != run.topology[0].betti for record in run.topology)
-    return f"{first} → {last}" + (f" (differs at {changes} of {len(run.topology)})" if changes else "")
-
-
 def _certified(run: Run) -> bool:
-    return _certified_until(run) == len(run.topology)
+    return certified_until(run) == len(run.topology)
 
 
-def _certified_until(run: Run) -> int:
-    """Number of measurements from the start at which no bar of the start has been lost to the certificate."""
-    first = run.topology[0].certified_betti
-    lost = (k for k, record in enumerate(run.topology) if record.certified_betti != first)
-    return next(lost, len(run.topology))
+def _at_edge(run: Run) -> bool:
+    return 0.8 <= edge(run) <= 1.3
 
 
-def _bars(run: Run) -> str:
-    until = _certified_until(run)
-    return "to the end" if until == len(run.topology) else f"until epoch {run.epochs[until - 1]}"
+def _merged(run: Run) -> bool:
+    return run.distinct[1] < 0.95 * run.distinct[0]
+
+
+def _narrowed(run: Run) -> bool:
+    return run.ranks[1] < run.ranks[0]
 
 
 def _every_optimizer(runs: Sequence[Run]) -> Claim:
@@ -184,41 +171,21 @@ def _every_optimizer(runs: Sequence[Run]) -> Claim:
 
 
 def _sharpness(runs: Sequence[Run]) -> list[Claim]:
-    table = []
-    for optimizer in ("GD", "momentum", "Adam"):
-        ratios = [
-            ratio for run in runs if run.experiment.optimizer == optimizer for ratio in _inverse_over_critical(run)
-        ]
-        below = sum(ratio <= 1 for ratio in ratios)
-        numbers = (
-            f"{below} of {len(ratios)} measurements; 1/λmax over η*: median {median(ratios):.2g}, {_range(ratios)}"
-        )
-        table.append(
-            Claim(
-                f"1/λmax is at most η* = 1/K of the same update ({optimizer})",
-                _verdict(below, len(ratios)),
-                numbers,
-                "make paper",
-            )
-        )
-    edges = [
-        (run, _edge(run))
-        for run in runs
-        if run.experiment.optimizer == "GD" and run.experiment.role in ("small", "large")
-    ]
-    at_edge = sum(0.8 <= edge <= 1.3 for _, edge in edges)
-    numbers = f"{at_edge} of {len(edges)} runs; median η·λmax/2 of the second half: " + "; ".join(
-        f"{_name(run)} {edge:.2g}" for run, edge in edges
-    )
+    gd = [r for r in runs if r.experiment.optimizer == "GD" and r.experiment.role in ("small", "large")]
     return [
-        *table,
-        Claim(
-            "GD trains at the edge of stability (η·λmax/2 between 0.8 and 1.3)",
-            _verdict(at_edge, len(edges)),
-            numbers,
-            "make paper",
-        ),
+        *(_inverse_sharpness([r for r in runs if r.experiment.optimizer == o], o) for o in ("GD", "momentum", "Adam")),
+        _count("GD trains at the edge of stability (η·λmax/2 between 0.8 and 1.3)", gd, _at_edge),
     ]
+
+
+def _inverse_sharpness(runs: Sequence[Run], optimizer: str) -> Claim:
+    ratios = [ratio for run in runs for ratio in _inverse_over_critical(run)]
+    below = sum(ratio <= 1 for ratio in ratios)
+    numbers = f"{below} of {len(ratios)} measurements"
+    if ratios:
+        numbers += f"; 1/λmax over η*: median {median(ratios):.2g}, {_range(ratios)}"
+    text = f"1/λmax is at most η* = 1/K of the same update ({optimizer})"
+    return Claim(text, _verdict(below, len(ratios)), numbers, "make paper")
 
 
 def _inverse_over_critical(run: Run) -> list[float]:
@@ -226,37 +193,14 @@ def _inverse_over_critical(run: Run) -> list[float]:
     return [r.inverse / critical[r.step] for r in run.sharpness if r.inverse > 0 and critical.get(r.step, 0.0) > 0]
 
 
-def _edge(run: Run) -> float:
-    late = run.sharpness[len(run.sharpness) // 2 :]
-    return median(record.lambda_max for record in late) * run.experiment.lr / 2
-
-
 def _expressivity(runs: Sequence[Run]) -> list[Claim]:
-    kept, broken = [r for r in runs if r.kept], [r for r in runs if not r.kept]
-
-    def lost(run: Run) -> bool:
-        return run.distinct[1] < 0.95 * run.distinct[0]
-
-    def narrowed(run: Run) -> bool:
-        return run.ranks[1] < run.ranks[0]
-
-    def neurons(run: Run) -> str:
-        return f"{run.distinct[0]} → {run.distinct[1]}"
-
-    def rank(run: Run) -> str:
-        return f"{run.ranks[0]} → {run.ranks[1]}"
-
+    kept, broken = _below_and_above(runs)
+    merge = "Expressivity: above η* neurons merge (more than 5% fewer apart at 0.001·diameter)"
     return [
-        _count(
-            "Expressivity: above η* neurons merge (more than 5% fewer apart at 0.001·diameter)",
-            broken,
-            lost,
-            "make paper",
-            neurons,
-        ),
-        _count("Expressivity: below η* they do not", kept, lambda run: not lost(run), "make paper", neurons),
-        _count("Expressivity: above η* the rank of the hidden activations falls", broken, narrowed, "make paper", rank),
-        _count("Expressivity: below η* it does not", kept, lambda run: not narrowed(run), "make paper", rank),
+        _count(merge, broken, _merged),
+        _count("Expressivity: below η* they do not", kept, lambda run: not _merged(run), asserted=True),
+        _count("Expressivity: above η* the rank of the hidden activations falls", broken, _narrowed),
+        _count("Expressivity: below η* it does not", kept, lambda run: not _narrowed(run)),
     ]
 
 

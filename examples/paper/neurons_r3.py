@@ -39,30 +39,25 @@ def experiments(fast: bool = False) -> list[Experiment]:
 def figures(runs: Sequence[Run], output: Path) -> list[Path]:
     families = drawing.by_family(runs)
     columns = 1 + max(map(len, families.values()))
-    clouds = drawing.grid(1, 1)[0].__class__(figsize=(2.6 * columns, 2.5 * len(families)), dpi=75, layout="constrained")
+    clouds, axes = drawing.grid(len(families), columns, 2.2, 2.3, subplot_kw={"projection": "3d"})
     colours = matplotlib.colormaps["viridis"]
-    for i, (name, family) in enumerate(families.items()):
+    for row, (name, family) in zip(axes, families.items(), strict=True):
+        for ax in row[1 + len(family) :]:
+            ax.axis("off")
         along = family[0].start[:, 1]
         panels = [(family[0].start, f"{name}: start")] + [(run.end, drawing.title(run)) for run in family]
-        for j, (points, title) in enumerate(panels):
-            ax = clouds.add_subplot(len(families), columns, columns * i + j + 1, projection="3d")
+        for ax, (points, title) in zip(row, panels, strict=False):
             shade = colours((along - along.min()) / (along.max() - along.min()))
             ax.scatter(*points[::2].T, s=1, c=shade[::2], lw=0)
-            ax.tick_params(labelsize=5, pad=-3)
+            ax.tick_params(pad=-3)
+            ax.locator_params(nbins=3)
             ax.set_title(title, fontsize="small")
-    drawing.legend(
+    drawing.caption(
         clouds, "neurons (two incoming weights, outgoing weight), coloured by the second coordinate at the start"
     )
-
-    rates, axes = drawing.grid(1, len(families), 3.2, 2.8)
-    for ax, (name, family) in zip(axes[0], families.items(), strict=True):
-        drawing.critical_lr(ax, family)
-        ax.set_title(name, fontsize="small")
-    axes[0, 0].set_ylabel("learning rate")
-    drawing.legend(rates, f"lines: η* = 1/K of each measured update; dots: 1/λmax; dashed: η; {drawing.KEY}")
     return [
         drawing.save(clouds, output / "neurons_r3_clouds.png"),
-        drawing.save(rates, output / "neurons_r3_critical_lr.png"),
+        drawing.critical_lr(runs, output / "neurons_r3_critical_lr.png", columns=2),
     ]
 
 

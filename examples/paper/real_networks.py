@@ -3,8 +3,8 @@
     python examples/paper/real_networks.py [--fast] [--output runs/paper] [--data-dir PATH]
 
 MNIST is used when ``--data-dir`` holds it (train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not, or
-mnist.npz with x_train and y_train); otherwise the 1,797 images of scikit-learn's digits, 8x8 pixels enlarged to 28x28
-bilinearly, once each an epoch and not augmented.
+mnist.npz with x_train and y_train, at any depth); otherwise the 1,797 images of scikit-learn's digits, 8x8 pixels
+enlarged to 28x28 bilinearly. An epoch is then five passes over them, 9 updates instead of MNIST's 59.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import drawing
 import numpy as np
 import torch
 from common import Experiment, Run, arguments, train_all
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from setups import Task, sphere
 from torch import Tensor, nn
@@ -29,21 +30,32 @@ RATES = {
     "Adam": {"small": 1e-5, "large": 1e-3, "above": 1e-2},
 }
 SEEDS = (0, 1, 2)
+_OF_SEEDS = "mean and range over the seeds"
+PASSES = 5  # over the digits in an epoch
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 
 
 def images(data_dir: Path | None) -> tuple[Tensor, Tensor, str]:
     """Images (n, 784) in [0, 1], labels (n,), and what they are."""
-    if data_dir is not None:
-        found = {path.name.removesuffix(".gz"): path for path in sorted(data_dir.rglob("*"))}
-        if all(name in found for name in _IDX):
-            x, y = _read_idx(found[_IDX[0]], 16).reshape(-1, 784), _read_idx(found[_IDX[1]], 8)
-        elif "mnist.npz" in found:
-            with np.load(found["mnist.npz"]) as arrays:
-                x, y = arrays["x_train"].reshape(-1, 784), arrays["y_train"]
-        else:
-            raise FileNotFoundError(f"expected {' and '.join(_IDX)} (.gz) or mnist.npz under {data_dir}, found neither")
-        return torch.tensor(x / 255.0, dtype=torch.float32), torch.tensor(y).long(), f"{len(x):,} images of {data_dir}"
+    if data_dir is None:
+        return _digits()
+    found = {path.name.removesuffix(".gz"): path for path in sorted(data_dir.rglob("*")) if path.is_file()}
+    if all(name in found for name in _IDX):
+        x, y = (_read_idx(found[name]) for name in _IDX)
+        source = found[_IDX[0]].name
+    elif "mnist.npz" in found:
+        with np.load(found["mnist.npz"]) as arrays:
+            x, y = arrays["x_train"], arrays["y_train"]
+        source = "mnist.npz"
+    else:
+        raise FileNotFoundError(f"expected {' and '.join(_IDX)} (.gz) or mnist.npz under {data_dir}, found neither")
+    if x.shape != (len(y), 28, 28):
+        raise ValueError(f"expected images (n, 28, 28) and labels (n,) in {data_dir}, got {x.shape} and {y.shape}")
+    x = torch.tensor(x.reshape(-1, 784) / 255.0, dtype=torch.float32)
+    return x, torch.tensor(y).long(), f"{len(x):,} images of {source} (--data-dir)"
+
+
+def _digits() -> tuple[Tensor, Tensor, str]:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -52,18 +64,24 @@ def images(data_dir: Path | None) -> tuple[Tensor, Tensor, str]:
     return large, torch.tensor(y), "scikit-learn's 1,797 digits, 8x8 pixels enlarged to 28x28 bilinearly (not MNIST)"
 
 
-def _read_idx(path: Path, header: int) -> np.ndarray:
+def _read_idx(path: Path) -> np.ndarray:
+    """An array of bytes: two zeros, type 8 (unsigned byte), the number of dimensions, each size in four bytes."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return np.frombuffer(data, np.uint8, offset=header).copy()
+    if data[:3] != bytes([0, 0, 8]):
+        raise ValueError(f"expected an IDX file of unsigned bytes, which begins 00 00 08; {path} begins {data[:3]!r}")
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 
 
 def task(data_dir: Path | None, n: int, seed: int) -> Task:
     x, y, _ = images(data_dir)
+    if data_dir is None:
+        x, y = x.repeat(PASSES, 1), y.repeat(PASSES)
     return Task(sphere(n, 794, torch.Generator().manual_seed(seed)), x, y, 1024, nn.functional.cross_entropy)
 
 
 def experiments(fast: bool = False, data_dir: Path | None = None) -> list[Experiment]:
-    # Of MNIST's 59 updates an epoch κ is measured at every tenth, of the digits' two at both.
+    # Of MNIST's 59 updates an epoch κ is measured at every tenth, of the digits' 9 at each.
     every, epochs = 1 if data_dir is None else 10, 4 if fast else 20
     return [
         Experiment(FAMILY, role, partial(task, data_dir, 1024), optimizer, lr, epochs, seed, updates_every=every)
@@ -80,33 +98,38 @@ def figures(runs: Sequence[Run], output: Path) -> list[Path]:
         groups.setdefault((run.experiment.optimizer, run.experiment.role), []).append(run)
     columns = [optimizer for optimizer in RATES if any(key[0] == optimizer for key in groups)]
 
-    betti, axes = drawing.grid(3, len(columns), 3.6, 1.9, sharex=True)
+    betti, axes = drawing.grid(3, len(columns), 8.4 / len(columns), 1.6, sharex=True)
     for (optimizer, role), seeds in groups.items():
         for k, row in enumerate(axes):
             values = [[record.betti[k] for record in run.topology] for run in seeds]
-            label = f"{seeds[0].experiment.lr:g} ({role})"
-            _spread(row[columns.index(optimizer)], seeds[0].epochs, values, role, label)
+            style = {"label": f"η = {drawing.rate(seeds[0])}", "lw": drawing.WIDTHS[role]}
+            _spread(row[columns.index(optimizer)], seeds[0].epochs, values, role, **style)
     for k, row in enumerate(axes):
         row[0].set_ylabel(f"b{k}")
         for ax in row:
             ax.set_ylim(-0.2, max(2.2, ax.get_ylim()[1]))
             ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    for ax, optimizer in zip(axes[0], columns, strict=True):
-        ax.set_title(optimizer, fontsize="small")
-        ax.legend(fontsize="x-small", frameon=False)
-    drawing.legend(betti, "epoch; Betti numbers at 0.25 times the diameter, mean and range over the seeds")
+    for top, bottom, optimizer in zip(axes[0], axes[-1], columns, strict=True):
+        top.set_title(optimizer, fontsize="small")
+        bottom.set_xlabel("epoch")
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawing.legend(bottom, below=0.5)
+    drawing.caption(betti, f"Betti numbers at 0.25 times the diameter: {_OF_SEEDS}")
 
-    rates, axes = drawing.grid(1, len(columns), 4, 2.8)
+    rates, axes = drawing.grid(1, len(columns), 8.4 / len(columns), 3.4)
     for (optimizer, role), seeds in groups.items():
         ax = axes[0, columns.index(optimizer)]
         inverse = [[record.inverse if record.inverse > 0 else np.nan for record in run.sharpness] for run in seeds]
-        _spread(ax, np.arange(len(inverse[0])), inverse, role, f"1/λmax, {role}", ls=":")
+        _spread(ax, np.arange(len(inverse[0])), inverse, role, log=True, ls=":", lw=1.3)
         critical = [_per_epoch(run) for run in seeds]
-        _spread(ax, np.arange(len(critical[0])), critical, role, f"η*, {role}")
+        label = f"η = {drawing.rate(seeds[0])}"
+        _spread(ax, np.arange(len(critical[0])), critical, role, log=True, label=label, lw=1.3)
         ax.axhline(seeds[0].experiment.lr, color=drawing.COLOURS[role], ls="--", lw=1)
         ax.set(yscale="log", xlabel="epoch", title=optimizer)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawing.legend(ax)
     axes[0, 0].set_ylabel("learning rate")
-    drawing.legend(rates, f"solid: η* = 1/K, smallest of the epoch; dotted: 1/λmax; dashed: η; {drawing.KEY}")
+    drawing.caption(rates, f"solid: η* = 1/K, smallest of the epoch; dotted: 1/λmax; dashed: η; {_OF_SEEDS}")
     return [
         drawing.save(betti, output / "real_networks_betti.png"),
         drawing.save(rates, output / "real_networks_critical_lr.png"),
@@ -121,12 +144,16 @@ def _per_epoch(run: Run) -> list[float]:
     return smallest
 
 
-def _spread(ax, x: np.ndarray, values: Sequence[Sequence[float]], role: str, label: str, ls: str = "-") -> None:
+def _spread(
+    ax: Axes, x: np.ndarray, values: Sequence[Sequence[float]], role: str, log: bool = False, **style: object
+) -> None:
+    """Mean and range over the seeds; on a logarithmic axis the geometric mean."""
     # A run that has diverged has no later values.
     length = min(len(x), *map(len, values))
     table = np.array([row[:length] for row in values], dtype=float)
+    mean = np.exp(np.log(table).mean(0)) if log else table.mean(0)
     colour = drawing.COLOURS[role]
-    ax.plot(x[:length], table.mean(0), color=colour, ls=ls, lw=1.3, label=label)
+    ax.plot(x[:length], mean, color=colour, **style)
     ax.fill_between(x[:length], table.min(0), table.max(0), color=colour, alpha=0.2, lw=0)
 
 

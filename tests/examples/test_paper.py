@@ -1,5 +1,6 @@
 """The paper's experiments: their parts against known truths, and the short run with the claims that it asserts."""
 
+import gzip
 import math
 import os
 import subprocess
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzRecord
+from lightning_topo.callbacks.persistence_monitor import PersistenceRecord
+from lightning_topo.callbacks.sharpness_monitor import SharpnessRecord
 from lightning_topo.functional import betti_at_scale
 
 FOLDER = Path(__file__).parents[2] / "examples" / "paper"
@@ -68,34 +72,115 @@ def test_updates_are_permutation_equivariant_save_the_counter_example(paper):
     }
 
 
-def test_reads_mnist_files(paper, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (3, 784), dtype=np.uint8)
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(16) + images.tobytes())
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes(8) + bytes([7, 0, 9]))
-    x, y, _ = paper("real_networks").images(tmp_path)
-    np.testing.assert_allclose(x.numpy(), images / 255, rtol=1e-6)
-    assert y.tolist() == [7, 0, 9]
+@pytest.fixture
+def mnist():
+    """Five images and their labels."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (5, 28, 28), dtype=np.uint8), rng.integers(0, 10, 5, dtype=np.uint8)
 
 
-def test_says_what_is_missing_from_the_data_folder(paper, tmp_path):
+def idx(array):
+    """The IDX format: 0, 0, 8 (unsigned byte), number of dimensions, sizes in four bytes, most significant first."""
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def write_idx(folder, mnist, *, packed):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in zip(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), mnist, strict=True):
+        path = folder / f"{name}.gz" if packed else folder / name
+        path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+
+
+@pytest.mark.parametrize("form", ["idx", "idx.gz", "npz"])
+def test_reads_mnist_files(paper, tmp_path, mnist, form):
+    if form == "npz":
+        np.savez(tmp_path / "mnist.npz", x_train=mnist[0], y_train=mnist[1])
+    else:
+        write_idx(tmp_path / "MNIST" / "raw", mnist, packed=form == "idx.gz")
+    x, y, what = paper("real_networks").images(tmp_path)
+    np.testing.assert_allclose(x.numpy(), mnist[0].reshape(5, 784) / 255, rtol=1e-6)
+    assert y.tolist() == mnist[1].tolist()
+    assert "5 images of" in what
+    assert "--data-dir" in what
+
+
+def test_refuses_what_is_not_mnist(paper, tmp_path, mnist):
+    images = paper("real_networks").images
     with pytest.raises(FileNotFoundError, match=r"mnist\.npz"):
-        paper("real_networks").images(tmp_path)
+        images(tmp_path)
+    write_idx(tmp_path, (mnist[0][:, :8, :8], mnist[1]), packed=False)
+    with pytest.raises(ValueError, match=r"\(5, 8, 8\)"):
+        images(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="IDX file"):
+        images(tmp_path)
 
 
-@pytest.mark.timeout(600)  # a minute on two free cores
-def test_the_short_run_asserts_its_claims(tmp_path):
+def run(script, *arguments):
     done = subprocess.run(
-        [sys.executable, FOLDER / "run_all.py", "--fast", "--output", tmp_path],
+        [sys.executable, FOLDER / script, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_trains_on_the_files_of_the_data_folder(tmp_path, mnist):
+    write_idx(tmp_path / "data", tuple(np.concatenate([array] * 300) for array in mnist), packed=True)
+    arguments = ["--fast", "--processes", "1", "--data-dir", tmp_path / "data", "--output", tmp_path / "out"]
+    done = run("real_networks.py", *arguments)
+    assert "Images: 1,500 images of train-images-idx3-ubyte.gz" in done.stdout
+    assert (tmp_path / "out" / "real_networks_betti.png").exists()
+
+
+def made_up_run(paper, lr, criticalities, betti, end):
+    """A run of the figure-eight that measured what is given."""
+    common, setups = paper("common"), paper("setups")
+    start = setups.figure_eight(64).numpy()
+    records = [BiLipschitzRecord(k, "hidden", lr, 1 - c, 1 + c, 1.0, c, lr / c, 0) for k, c in enumerate(criticalities)]
+    topology = [PersistenceRecord(k, "hidden", b, (), (), (), (1, 2), 0.0, 2.0) for k, b in enumerate(betti)]
+    sharpness = [SharpnessRecord(k, 1 / lr, lr) for k in range(len(betti))]
+    experiment = common.Experiment("figure-eight", "small", paper("neurons_r2").task, "GD", lr, 2, 0, 0.04)
+    losses = np.ones(len(criticalities))
+    return common.Run(experiment, records, topology, sharpness, losses, start, end(start), (3, 2), 1.0)
+
+
+def test_verdicts_are_counted_from_the_runs(paper):
+    def merged(points):
+        return points[0] + 0 * points
+
+    kept = made_up_run(paper, 0.1, [0.1, 0.9], [(1, 2, 0), (1, 2, 0)], np.copy)
+    changed = made_up_run(paper, 0.2, [0.1, 0.9], [(1, 2, 0), (1, 1, 0)], np.copy)
+    broken = made_up_run(paper, 0.3, [0.1, 2.0], [(1, 2, 0), (1, 0, 0)], merged)
+    table = paper("claims").claims({"neurons_r2": [kept, changed, broken]}, [], [])
+    found = {claim.text: (claim.verdict, claim.numbers) for claim in table}
+    assert found["neurons in R²: κ < 1 throughout at the rates called small"] == (
+        "partly",
+        "2 of 3 runs; not GD 0.3 (8)",
+    )
+    assert found["neurons in R²: κ ≥ 1 at the rates called large"] == ("not checked", "no such run")
+    assert found["neurons in R²: below η* a curve keeps its self-crossings"] == ("holds", "2 of 2 runs")
+    assert found["neurons in R²: below η* the Betti numbers at 0.04·diameter never change"][0] == "partly"
+    assert found["neurons in R²: above η* they become simpler (their sum falls)"] == ("holds", "1 of 1 runs")
+    assert found["Expressivity: above η* neurons merge (more than 5% fewer apart at 0.001·diameter)"][0] == "holds"
+    assert found["Expressivity: below η* it does not"] == ("does not hold", "0 of 2 runs")
+    assert found["neurons in R²: runs below η* distort the neurons less than any run above"][0] == "holds"
+    # 1/λmax is η: below η* = η/κ where κ < 1.
+    assert found["1/λmax is at most η* = 1/K of the same update (GD)"][1].startswith("5 of 6 measurements")
+
+
+@pytest.mark.timeout(600)  # a minute on two free cores
+def test_the_short_run_asserts_its_claims(tmp_path):
+    run("run_all.py", "--fast", "--output", tmp_path)
     rows = [line for line in (tmp_path / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     verdicts = {cells[1].strip(): cells[2].strip() for cells in (row.split("|") for row in rows)}
     assert verdicts["neurons in R²: below η* a curve keeps its self-crossings"] == "**holds**"
     assert verdicts["neurons in R²: above η* it is folded over itself"] == "**holds**"
+    for part in ("neurons in R²", "neurons in R³", "real networks"):
+        assert verdicts[f"{part}: runs below η* distort the neurons less than any run above"] == "**holds**"
     assert verdicts["The callback's Betti numbers are those of gudhi's Rips complex at every epoch"] == "**holds**"
     for name in ("neurons_r2_clouds", "neurons_r3_clouds", "real_networks_betti"):
         assert (tmp_path / f"{name}.png").stat().st_size < 150_000
