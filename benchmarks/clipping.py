@@ -279,7 +279,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for m in MULTIPLES:
         pairs = [(row["runs"]["step clipping"][f"{m:g}"], row["runs"]["plain"][f"{m:g}"], row) for row in rows]
         losses = [ours["loss"] / plain["loss"] for ours, plain, row in pairs if not diverged(plain, row)]
-        times = [ours["ms"] / plain["ms"] for ours, plain, _ in pairs]
+        times = [ours["ms"] / plain["ms"] for ours, plain, _ in pairs if math.isfinite(plain["loss"])]  # ran to the end
         loss = f"{statistics.median(losses):6.2f} ({max(losses):.3g})" if losses else "-"
         print(f"  {m:5g} η*  loss {loss}, {len(losses)} tasks;  time {statistics.median(times):.2f} ({max(times):.2f})")
 

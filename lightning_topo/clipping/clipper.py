@@ -54,6 +54,9 @@ class StepClipper:
     neurons count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
     finite.
 
+    Memory: two copies of the parameters, and for each group that has come near the bound its points and, up to 4,096
+    neurons, their distances.
+
     Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
 
     Args:

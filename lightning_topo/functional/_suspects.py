@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# Distances are kept for up to this many neurons (64 MiB).
+# All distances are kept for up to this many neurons (64 MiB); of larger clouds, those to the nearest neuron.
 _MAX_KEPT = 4096
 # New distances are taken when those of an earlier time leave more than this share of the neurons: they cost as much as
 # evaluating two thirds of the neurons, and serve for some time.
@@ -48,8 +49,6 @@ class SuspectSearch:
             before: Points before the update, shape (n, D).
             update: Lengths of the updates relative to their mean, shape (n,).
         """
-        if len(before) > _MAX_KEPT:
-            return torch.arange(len(before), device=before.device)
         if self._reference is None:
             self._reference = _Reference(before)
         since = spread(before, self._reference.points)
@@ -65,8 +64,11 @@ class SuspectSearch:
         assert self._reference is not None
         # The ratio's bound reaches ours where |u_i| + b |s_i| + |u_j| + b |s_j| reaches b times the distance of then.
         reach = update + self.bound * since
-        if 2 * float(reach.max()) < self.bound * self._reference.closest:
+        fastest = reach.max()
+        if 2 * float(fastest) < self.bound * self._reference.closest:
             return reach.new_zeros(0, dtype=torch.long)
+        if self._reference.distances is None:
+            return (reach + fastest >= self.bound * self._reference.nearest).nonzero().squeeze(1)
         return (reach[:, None] + reach[None, :] >= self.bound * self._reference.distances).any(1).nonzero().squeeze(1)
 
 
@@ -78,26 +80,40 @@ def spread(to: Tensor, since: Tensor) -> Tensor:
 
 
 class _Reference:
-    """A cloud at one time with all its distances, which bound those of later times."""
+    """A cloud at one time with its distances, which bound those of later times.
+
+    Attributes:
+        points: The cloud, shape (n, D).
+        nearest: Distance of each neuron to the nearest other, not above the true one, shape (n,).
+        closest: The smallest of them.
+        distances: All pairwise distances, not above the true ones, infinite to oneself, shape (n, n), or None.
+    """
 
     def __init__(self, points: Tensor) -> None:
+        n = len(points)
         self.points = points
-        self.distances = _lower_distances(points)
-        self.closest = float(self.distances.min())
+        self.nearest = points.new_full((n,), math.inf, dtype=torch.float32)
+        self.distances = points.new_empty(n, n, dtype=torch.float32) if n <= _MAX_KEPT else None
+        for rows, block in _lower_distances(points):
+            columns = slice(rows.start, n)
+            for part, axis in ((rows, 1), (columns, 0)):
+                self.nearest[part] = torch.minimum(self.nearest[part], block.amin(axis))
+            if self.distances is not None:
+                self.distances[rows, columns] = block
+                self.distances[columns, rows] = block.T
+        self.closest = float(self.nearest.min())
 
 
-def _lower_distances(points: Tensor) -> Tensor:
-    """Pairwise distances, not above the true ones, infinite to oneself, shape (n, n), in single precision."""
+def _lower_distances(points: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Distances of blocks of rows to all points from the first of them on, not above the true ones, to oneself inf."""
     exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
     x = points if exact or points.device.type == "mps" else points.double()
     x = x - x.mean(0)
     norms = x.square().sum(1)
-    distances = points.new_empty(len(x), len(x), dtype=torch.float32)
     for start in range(0, len(x), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+        rows = slice(start, min(start + _BLOCK, len(x)))
         # |x - y|² less what rounding may have added to it.
         sums = (norms[rows, None] + norms[None, start:]).mul_(1 - _GRAM_ERROR)
         block = torch.addmm(sums, x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
-        distances[rows, start:] = block
-        distances[start:, rows] = block.T
-    return distances.fill_diagonal_(math.inf)
+        block.diagonal().fill_(math.inf)
+        yield rows, block.float()

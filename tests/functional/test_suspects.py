@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_topo.functional import bi_lipschitz
+from lightning_topo.functional import _suspects, bi_lipschitz
 from lightning_topo.functional._suspects import SuspectSearch, spread
 from lightning_topo.functional.criticality import criticality
 
@@ -19,7 +19,10 @@ def reaching(before, update, bound):
 
 @pytest.mark.parametrize("bound", [0.1, 1.0])
 @pytest.mark.parametrize("drift", [0.0, 0.3])
-def test_no_pair_is_missed_along_a_walk(bound, drift):
+@pytest.mark.parametrize("kept", [4096, 0])
+def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
+    monkeypatch.setattr(_suspects, "_MAX_KEPT", kept)
+    monkeypatch.setattr(_suspects, "_BLOCK", 17)
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape):
