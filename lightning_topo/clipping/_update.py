@@ -14,6 +14,9 @@ from lightning_topo.neurons import NeuronGroup
 
 # Far above what rounding adds to a length in single precision.
 _ROUNDING = 1e-4
+# In clouds of more neurons than this, the fastest are evaluated first.
+_LARGE = 256
+_FASTEST = 64
 
 
 class GroupUpdates:
@@ -44,7 +47,7 @@ class GroupUpdates:
         self._eps = max(torch.finfo(parameter.dtype).eps for _, parameter in slices)
         self._kept = [member.units(kept[id(parameter)]) for member, parameter in slices]
         self._moved = [member.units(moved[id(parameter)]) for member, parameter in slices]
-        self._search = SuspectSearch(bound)
+        self._search = SuspectSearch()
         self._closest = 0.0
 
     def update(self) -> Tensor:
@@ -66,14 +69,22 @@ class GroupUpdates:
         before = _rows(self._kept)
         if spread is None:
             return criticality(before, update, self._eps)
-        suspects = self._search(before, spread * (1 + _ROUNDING))
+        kappa = 0.0
+        if len(before) > _LARGE:  # only pairs that may exceed the κ of the fastest neurons are left to evaluate
+            kappa = self._among(before, update, spread.topk(_FASTEST).indices)
+        suspects = self._search(before, spread * (1 + _ROUNDING), max(self._bound, kappa))
         self._closest = max(self._closest, self._search.closest)
-        if len(suspects) < 2:
-            return math.nan
-        if len(suspects) < len(before):
-            before, update = before[suspects], update[suspects]
-        kappa = criticality(before, update, self._eps)
+        kappa = max(kappa, self._among(before, update, suspects))
         return kappa if kappa >= self._bound else math.nan
+
+    def _among(self, before: Tensor, update: Tensor, neurons: Tensor) -> float:
+        """κ over the pairs of some neurons, 0 where none can be resolved."""
+        if len(neurons) < 2:
+            return 0.0
+        if len(neurons) < len(before):
+            before, update = before[neurons], update[neurons]
+        kappa = criticality(before, update, self._eps)
+        return 0.0 if math.isnan(kappa) else kappa
 
     def accept(self, largest_spread: float) -> None:
         """The update stands; no neuron moved further relative to the mean."""

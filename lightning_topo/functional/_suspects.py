@@ -30,46 +30,43 @@ class SuspectSearch:
     costs O(n² + n D) an update where κ itself costs O(n² D). The distances are taken anew when the neurons have moved
     so far since that the bound leaves many of them.
 
-    Args:
-        bound: Criticality to look for.
-
     Attributes:
         closest: No two neurons were closer than this before the update searched last.
     """
 
-    def __init__(self, bound: float) -> None:
-        self.bound = bound
+    def __init__(self) -> None:
         self.closest = 0.0
         self._reference: _Reference | None = None
 
-    def __call__(self, before: Tensor, update: Tensor) -> Tensor:
+    def __call__(self, before: Tensor, update: Tensor, bound: float) -> Tensor:
         """Indices of the neurons, shape (k,), ascending.
 
         Args:
             before: Points before the update, shape (n, D).
             update: Lengths of the updates relative to their mean, shape (n,).
+            bound: Criticality to look for.
         """
         if self._reference is None:
             self._reference = _Reference(before)
         since = spread(before, self._reference.points)
-        suspects = self._suspects(update, since)
+        suspects = self._suspects(update, since, bound)
         # New distances help where it is the way since that leaves so many, not the update.
-        if len(suspects) > _MANY * len(before) and self.bound * float(since.mean()) > float(update.mean()):
+        if len(suspects) > _MANY * len(before) and bound * float(since.mean()) > float(update.mean()):
             self._reference, since = _Reference(before), torch.zeros_like(since)
-            suspects = self._suspects(update, since)
+            suspects = self._suspects(update, since, bound)
         self.closest = max(0.0, self._reference.closest - 2 * float(since.max()))
         return suspects
 
-    def _suspects(self, update: Tensor, since: Tensor) -> Tensor:
+    def _suspects(self, update: Tensor, since: Tensor, bound: float) -> Tensor:
         assert self._reference is not None
         # The ratio's bound reaches ours where |u_i| + b |s_i| + |u_j| + b |s_j| reaches b times the distance of then.
-        reach = update + self.bound * since
+        reach = update + bound * since
         fastest = reach.max()
-        if 2 * float(fastest) < self.bound * self._reference.closest:
+        if 2 * float(fastest) < bound * self._reference.closest:
             return reach.new_zeros(0, dtype=torch.long)
         if self._reference.distances is None:
-            return (reach + fastest >= self.bound * self._reference.nearest).nonzero().squeeze(1)
-        return (reach[:, None] + reach[None, :] >= self.bound * self._reference.distances).any(1).nonzero().squeeze(1)
+            return (reach + fastest >= bound * self._reference.nearest).nonzero().squeeze(1)
+        return (reach[:, None] + reach[None, :] >= bound * self._reference.distances).any(1).nonzero().squeeze(1)
 
 
 def spread(to: Tensor, since: Tensor) -> Tensor:

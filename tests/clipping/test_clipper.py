@@ -370,3 +370,32 @@ def test_hooks_are_gone_after_the_block_and_after_an_error():
         raise KeyboardInterrupt
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_large_groups_are_exact_too(monkeypatch, optimizer, outlier):
+    """Fast neurons are evaluated first; the pair that decides may be two slow ones."""
+    monkeypatch.setattr("lightning_topo.clipping._update._LARGE", 8)
+    monkeypatch.setattr("lightning_topo.clipping._update._FASTEST", 4)
+    model = two_layers(6, 60, 3)
+    with torch.no_grad():  # two close neurons
+        for p, axis in ((model[0].weight, 0), (model[0].bias, 0), (model[2].weight, 1)):
+            p.select(axis, 7).copy_(p.select(axis, 31) + 1e-3)
+    (group,) = lt.find_neuron_groups(model, torch.ones(1, 6))
+    made = OPTIMIZERS[optimizer](model.parameters(), 0.01)
+    clipper = StepClipper(made, model, [group], 0.1)
+    for seed in range(8):
+        gradients = directions(model, seed)
+        if outlier:
+            gradients[0][3] *= 20
+        before = group.points(model)
+        push(model, gradients)
+        clipper.before()
+        made.step()
+        kappa = bi_lipschitz(before, group.points(model)).criticality
+        assert clipper.after() == (kappa > 0.1)
+        if kappa > 0.1:
+            assert clipper.last[0].criticality_before == pytest.approx(kappa, rel=1e-5)
+        assert bi_lipschitz(before, group.points(model)).criticality <= 0.1
+    assert clipper.clipped_updates > 0

@@ -28,14 +28,14 @@ def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
     def noise(*shape):
         return torch.randn(*shape, generator=generator)
 
-    search, points = SuspectSearch(bound), noise(60, 12)
+    search, points = SuspectSearch(), noise(60, 12)
     points[1] = points[0] + 1e-3 * noise(12)  # a close pair
     found = 0
     for step in range(40):
         update = 0.02 * bound * noise(60, 12) + drift * noise(12)  # all move together, and a little apart
         if step % 5 == 0:
             update[step] += bound * noise(12)  # one that moves unlike the others
-        suspects = search(points, spread(points + update, points))
+        suspects = search(points, spread(points + update, points), bound)
         due = reaching(points, update, bound)
         assert set(due.tolist()) <= set(suspects.tolist())
         assert search.closest <= torch.pdist(points.double()).min().item() * (1 + 1e-6)
@@ -46,8 +46,8 @@ def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
 
 def test_a_quiet_cloud_has_no_suspects():
     points = torch.eye(20) * 3
-    search = SuspectSearch(0.1)
-    assert len(search(points, torch.full((20,), 1e-3))) == 0
+    search = SuspectSearch()
+    assert len(search(points, torch.full((20,), 1e-3), 0.1)) == 0
     assert search.closest == pytest.approx(3 * 2**0.5, rel=1e-3)
 
 
