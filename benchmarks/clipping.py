@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping import StepClipper, topological_step_clipping
-from lightning_topo.clipping._optimizer_state import scale_first_moments
+from lightning_topo.clipping._optimizer_state import forget_first_moments
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.neurons import find_neuron_groups
 
@@ -173,9 +173,12 @@ def keep(optimizer: Optimizer, factors: dict[int, float]) -> None:
     """The optimizer's memory stays as it is."""
 
 
-def reset(optimizer: Optimizer, factors: dict[int, float]) -> None:
-    """First moments of what was clipped start anew."""
-    scale_first_moments(optimizer, {key: 0.0 if factor < 1 else 1.0 for key, factor in factors.items()})
+def scale(optimizer: Optimizer, factors: dict[int, float]) -> None:
+    """First moments are scaled like the update, as if the optimizer had asked for what was made."""
+    for parameter, state in optimizer.state.items():
+        for name in ("momentum_buffer", "exp_avg"):
+            if state.get(name) is not None:
+                state[name].mul_(factors.get(id(parameter), 1.0))
 
 
 def second_moments(optimizer: Optimizer, factors: dict[int, float]) -> None:
@@ -189,12 +192,12 @@ def second_moments(optimizer: Optimizer, factors: dict[int, float]) -> None:
 
 
 VARIANTS: dict[str, tuple[float, Callable[..., None]]] = {
-    "bound 0.05": (0.05, scale_first_moments),
-    "bound 0.1": (0.1, scale_first_moments),
-    "bound 0.2": (0.2, scale_first_moments),
-    "bound 0.5": (0.5, scale_first_moments),
-    "0.1, first moments kept": (0.1, keep),
-    "0.1, first moments reset": (0.1, reset),
+    "0.1, first moments forgotten": (0.1, forget_first_moments),
+    "0.1, scaled": (0.1, scale),
+    "0.05, scaled": (0.05, scale),
+    "0.2, scaled": (0.2, scale),
+    "0.5, scaled": (0.5, scale),
+    "0.1, kept": (0.1, keep),
     "0.1, second moments raised": (0.1, second_moments),
 }
 VARIANT_TASKS = ("digits-relu-default", "digits-sigmoid-sphere", "conv", "conv-batchnorm", "transformer")
@@ -209,7 +212,7 @@ def measure_variants(task: Task, network: Task) -> dict[str, Any]:
     for m in VARIANT_MULTIPLES:
         row["plain"][f"{m:g}"] = run(task, test, m * lr, METHODS["plain"], STEPS)
     for name, (bound, remember) in VARIANTS.items():
-        with mock.patch("lightning_topo.clipping.clipper.scale_first_moments", remember):
+        with mock.patch("lightning_topo.clipping.clipper.forget_first_moments", remember):
             guard = partial(step_clipping, bound=bound)
             row[name] = {f"{m:g}": run(task, test, m * lr, guard, STEPS) for m in VARIANT_MULTIPLES}
     return row

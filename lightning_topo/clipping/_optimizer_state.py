@@ -12,23 +12,22 @@ from torch.optim import LBFGS, Optimizer
 _FIRST_MOMENTS = ("momentum_buffer", "exp_avg")
 
 
-def scale_first_moments(optimizer: Optimizer, factors: Mapping[int, float]) -> None:
-    """Multiply running means by the factor of their parameter's update, as if that update had been asked for.
+def forget_first_moments(optimizer: Optimizer, factors: Mapping[int, float]) -> None:
+    """Set the running means of parameters whose update was scaled back to zero: they would go on pushing that way.
 
     LBFGS, whose memory is of differences between whole steps, starts anew.
 
     Args:
         optimizer: The optimizer, after its step.
-        factors: By the ``id`` of parameters; those that are missing keep what they have.
+        factors: Of the updates that were made, by the ``id`` of parameters.
     """
     if isinstance(optimizer, LBFGS):
         optimizer.state.clear()
         return
     for parameter, state in optimizer.state.items():
-        factor = factors.get(id(parameter), 1.0)
-        for name in _FIRST_MOMENTS if factor < 1 else ():
+        for name in _FIRST_MOMENTS if factors.get(id(parameter), 1.0) < 1 else ():
             if isinstance(state.get(name), Tensor):
-                state[name].mul_(factor)
+                state[name].zero_()
 
 
 def forget_non_finite(optimizer: Optimizer) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_topo.clipping._optimizer_state import forget_non_finite, scale_first_moments
+from lightning_topo.clipping._optimizer_state import forget_first_moments, forget_non_finite
 from lightning_topo.clipping._update import GroupUpdates
 from lightning_topo.neurons import NeuronGroup
 
@@ -50,8 +50,8 @@ class StepClipper:
 
     and the criticality s·κ. Parameters in no group take the smallest s of all. κ is then measured again, on the rounded
     parameters, and the update scaled further where it is still above the bound. The optimizer's running means of
-    gradients (momentum, Adam's first moment) are scaled by the same s: they remember the update that was made. All
-    neurons count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
+    gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing. All neurons
+    count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
     finite.
 
     Memory: two copies of the parameters, and for each group that has come near the bound its points and, up to 4,096
@@ -133,7 +133,7 @@ class StepClipper:
             attempts += 1
             kappas = self._criticalities(exact)
         if attempts:
-            scale_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+            forget_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
             forget_non_finite(self.optimizer)
         for cloud, furthest in zip(self._clouds, self._furthest, strict=True):
