@@ -14,7 +14,7 @@ from lightning_topo.neurons import NeuronGroup
 
 # Far above what rounding adds to a length in single precision.
 _ROUNDING = 1e-4
-# In clouds of more neurons than this, the fastest are evaluated first.
+# Where more neurons than this are suspect, the fastest are evaluated first.
 _LARGE = 256
 _FASTEST = 64
 
@@ -22,8 +22,7 @@ _FASTEST = 64
 class GroupUpdates:
     """Successive updates of one neuron group, of which those of a κ near or above a bound are to be found.
 
-    Where no neuron moves, relative to the mean of all, by half of the bound times the smallest distance, κ is certainly
-    below. Where that does not settle it, the pairs are searched (``SuspectSearch``), and the suspects evaluated.
+    Pairs that may come near the bound are searched (``SuspectSearch``), and only these are evaluated.
 
     Args:
         group: The group.
@@ -48,15 +47,10 @@ class GroupUpdates:
         self._kept = [member.units(kept[id(parameter)]) for member, parameter in slices]
         self._moved = [member.units(moved[id(parameter)]) for member, parameter in slices]
         self._search = SuspectSearch()
-        self._closest = 0.0
 
     def update(self) -> Tensor:
         """Displacements of the neurons, shape (n, D)."""
         return _rows(self._moved)
-
-    def certainly_below(self, largest_spread: float) -> bool:
-        """Whether κ is certainly below the bound, when no neuron moves further relative to the mean."""
-        return 2 * largest_spread * (1 + _ROUNDING) < self._bound * self._closest
 
     def criticality(self, update: Tensor, spread: Tensor | None = None) -> float:
         """κ of an update; ``nan`` where no pair can be resolved.
@@ -69,11 +63,11 @@ class GroupUpdates:
         before = _rows(self._kept)
         if spread is None:
             return criticality(before, update, self._eps)
-        kappa = 0.0
-        if len(before) > _LARGE:  # only pairs that may exceed the κ of the fastest neurons are left to evaluate
+        spread = spread * (1 + _ROUNDING)
+        suspects, kappa = self._search(before, spread, self._bound), 0.0
+        if len(suspects) > _LARGE:  # only pairs that may exceed the κ of the fastest neurons are left to evaluate
             kappa = self._among(before, update, spread.topk(_FASTEST).indices)
-        suspects = self._search(before, spread * (1 + _ROUNDING), max(self._bound, kappa))
-        self._closest = max(self._closest, self._search.closest)
+            suspects = self._search(before, spread, max(self._bound, kappa))
         kappa = max(kappa, self._among(before, update, suspects))
         return kappa if kappa >= self._bound else math.nan
 
@@ -85,10 +79,6 @@ class GroupUpdates:
             before, update = before[neurons], update[neurons]
         kappa = criticality(before, update, self._eps)
         return 0.0 if math.isnan(kappa) else kappa
-
-    def accept(self, largest_spread: float) -> None:
-        """The update stands; no neuron moved further relative to the mean."""
-        self._closest = max(0.0, self._closest - 2 * largest_spread * (1 + _ROUNDING))
 
 
 def _rows(units: list[Tensor]) -> Tensor:

@@ -107,7 +107,6 @@ class StepClipper:
         keys = list(map(id, self._parameters))
         places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
         self._clouds = [GroupUpdates(groups[i], model, _EXACT_FROM * max_criticality, *places) for i in watched]
-        self._furthest: list[float] = []
 
     @torch.no_grad()
     def before(self) -> None:
@@ -136,8 +135,6 @@ class StepClipper:
             forget_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
             forget_non_finite(self.optimizer)
-        for cloud, furthest in zip(self._clouds, self._furthest, strict=True):
-            cloud.accept(furthest)
         self.updates += 1
         self.clipped_updates += attempts > 0
         self.last = tuple(
@@ -159,16 +156,13 @@ class StepClipper:
         # One copy from the device for all groups. A sum is finite when its terms are.
         numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
         values = torch.stack([number.to(numbers[0].device, torch.float32) for number in numbers]).tolist()
-        self._furthest = values[: len(spreads)]
         self.diverged = False
         if not all(map(math.isfinite, values)):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        if exact:
-            return [cloud.criticality(update) for cloud, update in zip(self._clouds, updates, strict=True)]
         return [
-            math.nan if cloud.certainly_below(furthest) else cloud.criticality(update, spread)
-            for cloud, update, spread, furthest in zip(self._clouds, updates, spreads, self._furthest, strict=True)
+            cloud.criticality(update, None if exact else spread)
+            for cloud, update, spread in zip(self._clouds, updates, spreads, strict=True)
         ]
 
     def _factors(self, kappas: list[float], attempts: int) -> list[float]:

@@ -29,13 +29,9 @@ class SuspectSearch:
 
     costs O(n² + n D) an update where κ itself costs O(n² D). The distances are taken anew when the neurons have moved
     so far since that the bound leaves many of them.
-
-    Attributes:
-        closest: No two neurons were closer than this before the update searched last.
     """
 
     def __init__(self) -> None:
-        self.closest = 0.0
         self._reference: _Reference | None = None
 
     def __call__(self, before: Tensor, update: Tensor, bound: float) -> Tensor:
@@ -54,7 +50,6 @@ class SuspectSearch:
         if len(suspects) > _MANY * len(before) and bound * float(since.mean()) > float(update.mean()):
             self._reference, since = _Reference(before), torch.zeros_like(since)
             suspects = self._suspects(update, since, bound)
-        self.closest = max(0.0, self._reference.closest - 2 * float(since.max()))
         return suspects
 
     def _suspects(self, update: Tensor, since: Tensor, bound: float) -> Tensor:

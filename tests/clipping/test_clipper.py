@@ -401,3 +401,21 @@ def test_large_groups_are_exact_too(monkeypatch, optimizer, outlier):
             assert clipper.last[0].criticality_before == pytest.approx(kappa, rel=1e-5)
         assert bi_lipschitz(before, group.points(model)).criticality <= 0.1
     assert clipper.clipped_updates > 0
+
+
+def test_what_moves_between_steps_is_seen():
+    """Another optimizer, or weights clamped by hand, bring two neurons close after a step that was far below."""
+    model = two_layers()
+    (group,) = lt.find_neuron_groups(model, torch.ones(1, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    with topological_step_clipping(optimizer, model, [group], 0.1) as clipper:
+        push(model, directions(model))
+        optimizer.step()
+        assert clipper.clipped_updates == 0
+        for p, axis in ((model[0].weight, 0), (model[0].bias, 0), (model[2].weight, 1)):
+            p.data.select(axis, 1).copy_(p.data.select(axis, 0) + 1e-4)
+        before = group.points(model)
+        push(model, directions(model, 1))
+        optimizer.step()
+    assert clipper.clipped_updates == 1
+    assert 0.09 < bi_lipschitz(before, group.points(model)).criticality <= 0.1

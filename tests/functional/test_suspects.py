@@ -38,7 +38,6 @@ def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
         suspects = search(points, spread(points + update, points), bound)
         due = reaching(points, update, bound)
         assert set(due.tolist()) <= set(suspects.tolist())
-        assert search.closest <= torch.pdist(points.double()).min().item() * (1 + 1e-6)
         found += len(due)
         points = points + update
     assert found > 40
@@ -48,7 +47,6 @@ def test_a_quiet_cloud_has_no_suspects():
     points = torch.eye(20) * 3
     search = SuspectSearch()
     assert len(search(points, torch.full((20,), 1e-3), 0.1)) == 0
-    assert search.closest == pytest.approx(3 * 2**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(("n", "dimension"), [(2, 3), (40, 5), (300, 2), (200, 70)])
