@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo   train three small networks and show what happens to their neurons"
-	@echo "make paper  run the paper's experiments (FAST=1: a short run of them); writes runs/paper"
+	@echo "make paper  run the paper's experiments (FAST=1: a short run of them); writes runs/paper or runs/paper-fast"
 	@echo "make test   lint, type checks, tests, doctests and examples"
 	@echo "make clean  remove .venv and what demo and tests wrote"
 

@@ -223,8 +223,9 @@ def main(
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="shorter runs and fewer of them")
-    parser.add_argument("--output", type=Path, default=Path("runs/paper"))
+    parser.add_argument("--output", type=Path, help="default: runs/paper; with --fast runs/paper-fast")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     options = parser.parse_args()
+    options.output = options.output or Path("runs/paper-fast" if options.fast else "runs/paper")
     options.output.mkdir(parents=True, exist_ok=True)
     return options

@@ -1,6 +1,6 @@
 """Neurons in R^2: 1,024 sigmoid units learn a teacher from a figure-eight and from two circles.
 
-    python examples/paper/neurons_r2.py [--fast] [--output runs/paper]
+    python examples/paper/neurons_r2.py [--fast] [--output FOLDER]
 
 Below η* the plane is deformed and never folded, so that a curve of neurons keeps its self-crossings;
 above it is folded.

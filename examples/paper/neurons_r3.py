@@ -1,6 +1,6 @@
 """Neurons in R^3: 4,096 sigmoid units in a solid double torus learn a teacher.
 
-python examples/paper/neurons_r3.py [--fast] [--output runs/paper]
+python examples/paper/neurons_r3.py [--fast] [--output FOLDER]
 """
 
 from __future__ import annotations

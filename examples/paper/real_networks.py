@@ -1,6 +1,6 @@
 """Real networks: a 784-1024-10 sigmoid perceptron learns images of digits, its neurons on a 2-sphere in R^794.
 
-    python examples/paper/real_networks.py [--fast] [--output runs/paper] [--data-dir PATH]
+    python examples/paper/real_networks.py [--fast] [--output FOLDER] [--data-dir PATH]
 
 MNIST is used when ``--data-dir`` holds it (train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not, or
 mnist.npz with x_train and y_train, at any depth); otherwise the 1,797 images of scikit-learn's digits, 8x8 pixels

@@ -4,8 +4,9 @@
     make paper FAST=1                              or: python examples/paper/run_all.py --fast
     python examples/paper/run_all.py --only neurons_r2 equivariance
 
-writes figures and README.md to ``runs/paper``, and fails when a claim that is asserted does not hold. The results of
-each part are kept there, so that ``--only`` makes the page anew from a part and the others' last results.
+writes figures and README.md to ``runs/paper`` or ``runs/paper-fast``, and fails when a claim that is asserted does not
+hold. The results of each part are kept there, so that ``--only`` makes the page anew from a part and the others' last
+results.
 """
 
 from __future__ import annotations
