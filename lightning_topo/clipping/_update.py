@@ -12,11 +12,13 @@ from lightning_topo.functional._suspects import SuspectSearch
 from lightning_topo.functional.criticality import criticality
 from lightning_topo.neurons import NeuronGroup
 
+# κ is exact from this share of the largest that is allowed.
+_EXACT_FROM = 0.99
 # Far above what rounding adds to a length in single precision.
 _ROUNDING = 1e-4
-# Where more neurons than this are suspect, the fastest are evaluated first.
+# Where more neurons than this are suspect, the fastest eighth are evaluated first.
 _LARGE = 256
-_FASTEST = 64
+_SHARE = 8
 
 
 class GroupUpdates:
@@ -27,7 +29,7 @@ class GroupUpdates:
     Args:
         group: The group.
         model: The module that holds its parameters.
-        bound: κ is exact where it is as large as this.
+        max_criticality: The bound that updates are to be scaled back to; κ is exact from 0.99 of it on.
         kept: Where the parameters are kept over an update, by their ``id``.
         moved: Where the update of each is put, by its ``id``.
     """
@@ -36,13 +38,13 @@ class GroupUpdates:
         self,
         group: NeuronGroup,
         model: nn.Module,
-        bound: float,
+        max_criticality: float,
         kept: Mapping[int, Tensor],
         moved: Mapping[int, Tensor],
     ) -> None:
         slices = group.slices(model)
         self.name = group.name
-        self._bound = bound
+        self._max_criticality, self._bound = max_criticality, _EXACT_FROM * max_criticality
         self._eps = max(torch.finfo(parameter.dtype).eps for _, parameter in slices)
         self._kept = [member.units(kept[id(parameter)]) for member, parameter in slices]
         self._moved = [member.units(moved[id(parameter)]) for member, parameter in slices]
@@ -66,10 +68,33 @@ class GroupUpdates:
         spread = spread * (1 + _ROUNDING)
         suspects, kappa = self._search(before, spread, self._bound), 0.0
         if len(suspects) > _LARGE:  # only pairs that may exceed the κ of the fastest neurons are left to evaluate
-            kappa = self._among(before, update, spread.topk(_FASTEST).indices)
+            kappa = self._among(before, update, spread.topk(len(spread) // _SHARE).indices)
             suspects = self._search(before, spread, max(self._bound, kappa))
         kappa = max(kappa, self._among(before, update, suspects))
         return kappa if kappa >= self._bound else math.nan
+
+    def criticality_scaled(self, update: Tensor, unscaled: Tensor, factor: float, kappa: float) -> float:
+        """κ of an update that was scaled back: ``factor`` times what it was, but for what rounding made of it.
+
+        With δ = update - factor · unscaled, κ is at most factor · κ(unscaled) + max (|δ_i| + |δ_j|) / |p_i - p_j|. Only
+        pairs for which this could be above the allowed κ are evaluated; below it, κ is right to a thousandth or so.
+
+        Args:
+            update: What ``update`` says now.
+            unscaled: What it said before the scaling.
+            factor: By which it was scaled.
+            kappa: What ``criticality`` said of ``unscaled``.
+        """
+        if factor == 1:
+            return kappa
+        if factor == 0:
+            return 0.0
+        before = _rows(self._kept)
+        rounding = torch.linalg.vector_norm(update - factor * unscaled, dim=1) * (1 + _ROUNDING)
+        at_most = factor * (self._bound if math.isnan(kappa) else kappa)
+        suspects = self._search(before, rounding, self._max_criticality - at_most)
+        among = self._among(before, update, suspects)
+        return among if among > self._max_criticality else factor * kappa
 
     def _among(self, before: Tensor, update: Tensor, neurons: Tensor) -> float:
         """κ over the pairs of some neurons, 0 where none can be resolved."""

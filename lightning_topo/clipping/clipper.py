@@ -16,8 +16,6 @@ from lightning_topo.neurons import NeuronGroup
 
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 _AIM = 0.999
-# κ is exact from this share of the bound on.
-_EXACT_FROM = 0.99
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
 
@@ -106,7 +104,7 @@ class StepClipper:
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept]
         keys = list(map(id, self._parameters))
         places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
-        self._clouds = [GroupUpdates(groups[i], model, _EXACT_FROM * max_criticality, *places) for i in watched]
+        self._clouds = [GroupUpdates(groups[i], model, max_criticality, *places) for i in watched]
 
     @torch.no_grad()
     def before(self) -> None:
@@ -123,14 +121,16 @@ class StepClipper:
         Returns:
             Whether something was scaled back.
         """
-        first = kappas = self._criticalities(exact)
+        updates = self._updates()
+        first = kappas = self._criticalities(updates, exact)
         scales = [1.0] * (max(self._sets) + 2)
         attempts = 0
         while min(factors := self._agree(self._factors(kappas, attempts))) < 1:
             self._scale_back(factors)
             scales = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
             attempts += 1
-            kappas = self._criticalities(exact)
+            unscaled, updates = updates, self._updates()
+            kappas = self._criticalities(updates, exact) if exact else self._scaled(updates, unscaled, factors, kappas)
         if attempts:
             forget_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
@@ -147,11 +147,14 @@ class StepClipper:
     def _held(self) -> list[Tensor]:
         return [parameter for settings in self.optimizer.param_groups for parameter in settings["params"]]
 
-    def _criticalities(self, exact: bool) -> list[float]:
-        """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
+    def _updates(self) -> list[Tensor]:
+        """Displacements of each group's neurons."""
         torch._foreach_copy_(self._moved, self._parameters)
         torch._foreach_sub_(self._moved, self._kept)
-        updates = [cloud.update() for cloud in self._clouds]
+        return [cloud.update() for cloud in self._clouds]
+
+    def _criticalities(self, updates: list[Tensor], exact: bool) -> list[float]:
+        """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
         spreads = [torch.linalg.vector_norm(update - update.mean(0), dim=1) for update in updates]
         # One copy from the device for all groups. A sum is finite when its terms are.
         numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
@@ -163,6 +166,16 @@ class StepClipper:
         return [
             cloud.criticality(update, None if exact else spread)
             for cloud, update, spread in zip(self._clouds, updates, spreads, strict=True)
+        ]
+
+    def _scaled(
+        self, updates: list[Tensor], unscaled: list[Tensor], factors: list[float], kappas: list[float]
+    ) -> list[float]:
+        """κ of each group after its update was scaled back, ``nan`` where it was."""
+        each = zip(self._clouds, self._sets, updates, unscaled, kappas, strict=True)
+        return [
+            cloud.criticality_scaled(update, former, factors[which], kappa)
+            for cloud, which, update, former, kappa in each
         ]
 
     def _factors(self, kappas: list[float], attempts: int) -> list[float]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_topo.finder._weights import Slices, WeightsBefore
-from lightning_topo.functional._pairs import in_double, resolution
-from lightning_topo.functional.criticality import criticality
+from lightning_topo.functional._pairs import for_products, in_double
+from lightning_topo.functional.criticality import criticality, pair_criticality
 from lightning_topo.neurons import NeuronGroup
 
 # Clouds of up to this many n² D are always evaluated in full: about ten milliseconds on one core.
@@ -31,7 +31,6 @@ _ERROR = 1e-4
 _MAX_ROWS = 512
 # What a pair costs alone, over what it costs in a matrix product of all pairs.
 _PAIR_COST = 100
-_GATHER_ELEMENTS = 2**22
 
 
 class CriticalityMeter:
@@ -55,6 +54,7 @@ class CriticalityMeter:
     def __init__(self, model: nn.Module, group: NeuronGroup, weights: WeightsBefore) -> None:
         self.group = group
         self._slices, self._weights = Slices(model, group), weights
+        self._eps = max(torch.finfo(parameter.dtype).eps for parameter in self._slices.parameters)
         n, dimension = self._slices.shape
         self._screened = n * n * dimension > _ALWAYS_EXACT
         self._closest: float | None = None
@@ -72,11 +72,16 @@ class CriticalityMeter:
             kappa = max(kappa, self._largest(self._suspects(lengths, order)))
         return kappa
 
+    def _update(self, units: Tensor | None) -> tuple[Tensor, Tensor]:
+        """These neurons, default all, before the update, and their displacements, shapes (n, D)."""
+        before, after = self._slices.before(self._weights, units), self._slices.now(units)
+        before = in_double(before)
+        return before, in_double(after) - before
+
     def _among(self, units: Tensor | None) -> float:
         """κ over all pairs of these neurons, default all."""
-        before, after = self._slices.before(self._weights, units), self._slices.now(units)
-        eps, before = torch.finfo(after.dtype).eps, in_double(before)
-        kappa = criticality(before, in_double(after) - before, eps) if len(before) > 1 else math.nan
+        before, update = self._update(units)
+        kappa = criticality(before, update, self._eps) if len(before) > 1 else math.nan
         return 0.0 if math.isnan(kappa) else kappa
 
     def _suspects(self, lengths: Tensor, order: Tensor) -> Tensor:
@@ -110,16 +115,10 @@ class CriticalityMeter:
 
     def _largest(self, pairs: Tensor) -> float:
         """The largest κ of some pairs, or one that is at least 1."""
-        kappa, units = 0.0, pairs.unique()
+        units, where = pairs.unique(return_inverse=True)
         if len(pairs) > len(units) ** 2 / _PAIR_COST:
             return self._among(units)
-        for part in pairs.split(max(1, _GATHER_ELEMENTS // self._slices.shape[1])) if len(pairs) else ():
-            units, where = part.unique(return_inverse=True)
-            clouds = self._slices.before(self._weights, units), self._slices.now(units)
-            kappa = max(kappa, _pair_criticality(*clouds, *where.unbind(1)))
-            if kappa >= 1:
-                break
-        return kappa
+        return pair_criticality(*self._update(units), where, self._eps, enough=1.0)
 
 
 class _Screen:
@@ -129,8 +128,7 @@ class _Screen:
     """
 
     def __init__(self, points: Tensor, lengths: Tensor) -> None:
-        exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
-        x = points if exact or points.device.type == "mps" else points.double()
+        x = for_products(points)
         x = x - x.mean(0)
         lengths = lengths.to(x.dtype)
         # Less what rounding may have added.
@@ -144,16 +142,3 @@ class _Screen:
         if first == rows.start:
             excess.diagonal().fill_(math.inf)  # to oneself
         return excess <= 0
-
-
-def _pair_criticality(before: Tensor, after: Tensor, i: Tensor, j: Tensor) -> float:
-    """The largest κ of the pairs (i, j) that rounding leaves something of, as ``bi_lipschitz`` counts them."""
-    eps = torch.finfo(after.dtype).eps
-    p, q = in_double(before), in_double(after)
-    i, j = i.to(p.device), j.to(p.device)
-    least_before, least_after = (resolution(cloud.square().sum(1), eps) for cloud in (p, q))
-    u = q.sub_(p)
-    distances, movements = ((cloud[i] - cloud[j]).square_().sum(1) for cloud in (p, u))
-    resolved = (movements == 0) | (movements >= least_after[i] + least_after[j])
-    resolved &= distances > least_before[i] + least_before[j]
-    return math.sqrt(float((movements / distances).where(resolved, 0.0).max()))

@@ -28,6 +28,12 @@ def in_double(points: Tensor) -> Tensor:
     return (points.cpu() if points.device.type == "mps" else points).double()
 
 
+def for_products(points: Tensor) -> Tensor:
+    """The points in the numbers whose matrix products are fast and rounded like single precision at the worst."""
+    single = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
+    return points if single or points.device.type == "mps" else points.double()
+
+
 def pair_blocks(clouds: Sequence[Tensor], exact: bool = True) -> Iterator[tuple[slice, list[Tensor]]]:
     """Squared distances within each float64 cloud (n, D): rows i of a block against columns j >= its first row.
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_topo.functional._pairs import for_products
+
 # All distances are kept for up to this many neurons (64 MiB); of larger clouds, those to the nearest neuron.
 _MAX_KEPT = 4096
 # New distances are taken when those of an earlier time leave more than this share of the neurons: they cost as much as
@@ -17,6 +19,7 @@ _MANY = 0.25
 # that of single precision, and far below what would make the bound useless.
 _GRAM_ERROR = 1e-4
 _BLOCK = 512
+_CACHED_ROWS = 64
 
 
 class SuspectSearch:
@@ -61,7 +64,10 @@ class SuspectSearch:
             return reach.new_zeros(0, dtype=torch.long)
         if self._reference.distances is None:
             return (reach + fastest >= bound * self._reference.nearest).nonzero().squeeze(1)
-        return (reach[:, None] + reach[None, :] >= bound * self._reference.distances).any(1).nonzero().squeeze(1)
+        size = _CACHED_ROWS if reach.device.type == "cpu" else len(reach)
+        blocks = zip(reach.split(size), self._reference.distances.split(size), strict=True)
+        near = [(part[:, None] + reach >= bound * distances).any(1) for part, distances in blocks]
+        return torch.cat(near).nonzero().squeeze(1)
 
 
 def spread(to: Tensor, since: Tensor) -> Tensor:
@@ -98,8 +104,7 @@ class _Reference:
 
 def _lower_distances(points: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Distances of blocks of rows to all points from the first of them on, not above the true ones, to oneself inf."""
-    exact = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
-    x = points if exact or points.device.type == "mps" else points.double()
+    x = for_products(points)
     x = x - x.mean(0)
     norms = x.square().sum(1)
     for start in range(0, len(x), _BLOCK):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from lightning_topo.functional import _suspects, bi_lipschitz
+from lightning_topo.functional import _suspects
 from lightning_topo.functional._suspects import SuspectSearch, spread
-from lightning_topo.functional.criticality import criticality
 
 
 def reaching(before, update, bound):
@@ -47,18 +46,3 @@ def test_a_quiet_cloud_has_no_suspects():
     points = torch.eye(20) * 3
     search = SuspectSearch()
     assert len(search(points, torch.full((20,), 1e-3), 0.1)) == 0
-
-
-@pytest.mark.parametrize(("n", "dimension"), [(2, 3), (40, 5), (300, 2), (200, 70)])
-def test_criticality_is_that_of_all_constants(n, dimension):
-    generator = torch.Generator().manual_seed(n)
-    before = torch.randn(n, dimension, generator=generator)
-    before[-1] = before[0] + 1e-4
-    update = 0.1 * torch.randn(n, dimension, generator=generator)
-    eps = torch.finfo(torch.float32).eps
-    expected = bi_lipschitz(before.double(), before.double() + update.double(), eps).criticality
-    assert criticality(before, update, eps) == pytest.approx(expected, rel=1e-6)
-
-
-def test_criticality_of_what_cannot_be_resolved():
-    assert torch.tensor(criticality(torch.ones(3, 2), torch.zeros(3, 2), 1e-7)).isnan()
