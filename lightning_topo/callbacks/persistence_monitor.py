@@ -13,17 +13,11 @@ from torch import Tensor
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._snapshot import Cloud, Snapshot
-from lightning_topo.callbacks._tensorboard import has_tensorboard, write_figures
+from lightning_topo.callbacks._tensorboard import has_tensorboard
+from lightning_topo.callbacks._topology_figures import TopologyFigures
 from lightning_topo.functional import Persistence, persistence_entropy, total_persistence
 from lightning_topo.functional.betti import betti_of_distances
 from lightning_topo.neurons import NeuronGroup
-from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
-
-# What a group's three figures take, until it has been measured.
-_FIGURES_SECONDS = 0.3
-# Figures at the end are drawn while the run has spent less than this, or less than this share of max_overhead.
-_GRANTED_SECONDS = 1.0
-_SHARE_AT_END = 0.8
 
 
 @dataclass(frozen=True)
@@ -127,8 +121,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         self._last: dict[str, Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
-        self._due_figures: dict[str, tuple[int, Snapshot]] = {}
-        self._latest: dict[str, tuple[int, Snapshot]] = {}
+        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
         self._measured_at: int | None = None
         self._turns: list[NeuronGroup] = []
         self._dearest = 0.0
@@ -182,11 +175,11 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         """Measure what training ended with."""
         if self._found:
             self._measure(trainer, pl_module)
-            self._draw_last(trainer, {**self._due_figures, **self._latest})
+            self._figures.draw_last(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw the figures that have waited."""
-        self._draw_last(trainer, self._due_figures)
+        self._figures.draw_last(trainer, latest=False)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -224,9 +217,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if admitted:
             with self._budget.spending():
                 self.write(trainer, metrics)
-        for name in list(self._due_figures):
-            if self._budget.affords("figures", guess=_FIGURES_SECONDS):
-                self._draw(trainer, name, *self._due_figures.pop(name))
+        self._figures.draw_affordable(trainer)
 
     def _pool(self, group: NeuronGroup, model: Any) -> Tensor | None:
         """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
@@ -257,10 +248,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         )
         self.remember([record])
         if self.figures and has_tensorboard(trainer):
-            due = self._n_measured[group.name].bit_count() == 1
-            (self._due_figures if due else self._latest)[group.name] = (step, snapshot)
-            if due:
-                self._latest.pop(group.name, None)
+            self._figures.add(group.name, step, snapshot, first.points, self._n_measured[group.name])
         return _metrics(record)
 
     def _snapshot(self, name: str, cloud: Cloud) -> Snapshot:
@@ -271,24 +259,6 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         elif name not in self._last or not self._last[name].still_holds(cloud, self.tolerance):
             self._last[name] = Snapshot.take(cloud, self._first[name].indices, self.max_dim)
         return self._last[name]
-
-    def _draw_last(self, trainer: Any, figures: dict[str, tuple[int, Snapshot]]) -> None:
-        for index, (name, (step, snapshot)) in enumerate(figures.items()):
-            granted = index == 0 or self._budget.spent < _GRANTED_SECONDS
-            if granted or self._budget.affords("figures", share=_SHARE_AT_END):
-                self._draw(trainer, name, step, snapshot)
-        self._due_figures, self._latest = {}, {}
-
-    def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot) -> None:
-        with self.never_fatal(), self._budget.spending(kind="figures"):
-            start = self._first[name].points
-            plane = None if start.shape[1] == 2 else principal_plane(start)
-            axes = {
-                "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self.scale),
-                "barcode": plot_barcode(snapshot.diagrams, scale=self.scale),
-                "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
-            }
-            write_figures(trainer, {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}, step)
 
 
 def _metrics(record: PersistenceRecord) -> dict[str, float]:

@@ -1,0 +1,77 @@
+"""Which measurements of a run get figures, and when there is time to draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._snapshot import Snapshot
+from lightning_topo.callbacks._tensorboard import write_figures
+from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
+
+# What a group's three figures take, until it has been measured.
+_SECONDS = 0.3
+# Figures at the end are drawn while the run has spent less than this, or less than this share of max_overhead.
+_GRANTED_SECONDS = 1.0
+_SHARE_AT_END = 0.8
+
+
+class TopologyFigures:
+    """Figures of each neuron group's measurements 1, 2, 4, 8, ... and of the last, drawn as the budget allows.
+
+    One that still waits when the group's next is due gives way to it.
+
+    Args:
+        budget: The monitor's, to which drawing is charged.
+        scale: Share of the diameter that is marked in diagrams and barcodes.
+        guard: Makes a context in which a drawing that fails does no harm.
+    """
+
+    def __init__(self, budget: OverheadBudget, scale: float, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        self._budget, self._scale, self._guard = budget, scale, guard
+        self._due: dict[str, tuple[int, Snapshot, Tensor]] = {}
+        self._latest: dict[str, tuple[int, Snapshot, Tensor]] = {}
+
+    def add(self, name: str, step: int, snapshot: Snapshot, start: Tensor, count: int) -> None:
+        """Have a measurement drawn, if its number in its group says so or no later one comes.
+
+        Args:
+            name: Name of the neuron group.
+            step: Step under which the figures are logged.
+            snapshot: What was measured.
+            start: Where its neurons were at the first measurement, shape (k, D).
+            count: How many measurements of the group there have been, this one included.
+        """
+        due = count.bit_count() == 1
+        (self._due if due else self._latest)[name] = (step, snapshot, start)
+        if due:
+            self._latest.pop(name, None)
+
+    def draw_affordable(self, trainer: Any) -> None:
+        """Draw those due that there is time for."""
+        for name in list(self._due):
+            if self._budget.affords("figures", guess=_SECONDS):
+                self._draw(trainer, name, *self._due.pop(name))
+
+    def draw_last(self, trainer: Any, latest: bool = True) -> None:
+        """Draw those that wait, one in any case, and the last measurements where ``latest``; then forget them."""
+        waiting = self._due | (self._latest if latest else {})
+        self._due, self._latest = {}, {}
+        for index, (name, measured) in enumerate(waiting.items()):
+            granted = index == 0 or self._budget.spent < _GRANTED_SECONDS
+            if granted or self._budget.affords("figures", share=_SHARE_AT_END):
+                self._draw(trainer, name, *measured)
+
+    def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot, start: Tensor) -> None:
+        with self._guard(), self._budget.spending(kind="figures"):
+            plane = None if start.shape[1] == 2 else principal_plane(start)
+            axes = {
+                "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self._scale),
+                "barcode": plot_barcode(snapshot.diagrams, scale=self._scale),
+                "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
+            }
+            write_figures(trainer, {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}, step)
