@@ -44,11 +44,11 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
 
     .. math:: \theta + s\,(\theta' - \theta), \qquad s = \text{max\_criticality} / \kappa
 
-    and κ is measured again, rounding included. Groups that share a parameter have one s, the smallest that one of them
-    needs, and parameters in no group the smallest of all. The optimizer's running means of gradients (momentum, Adam's
-    first moment) start anew for what was scaled back. So no update merges two neurons (arXiv 2510.02670, section 3),
-    and rates far above η* train where plain training diverges. Where the bound is never reached, training is what it is
-    without, bit for bit. An update that makes a parameter NaN or infinite is undone.
+    and κ is measured again where rounding could lift it above the bound. Groups that share a parameter have one s, the
+    smallest that one of them needs, and parameters in no group the smallest of all. The optimizer's running means of
+    gradients (momentum, Adam's first moment) start anew for what was scaled back. So no update merges two neurons
+    (arXiv 2510.02670, section 3), and rates far above η* train where plain training diverges. Where the bound is never
+    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone.
 
     It bounds how neurons move relative to each other, not how all of them move together: an instability in which all
     move alike (as in small teacher regressions) it does not stop.

@@ -12,7 +12,9 @@ from lightning_topo.functional._suspects import SuspectSearch
 from lightning_topo.functional.criticality import criticality
 from lightning_topo.neurons import NeuronGroup
 
-# κ is exact from this share of the largest that is allowed.
+# A clipped update aims this far below the bound, for rounding moves κ a little.
+AIM = 0.999
+# κ is exact from this share of the bound on.
 _EXACT_FROM = 0.99
 # Far above what rounding adds to a length in single precision.
 _ROUNDING = 1e-4
@@ -76,13 +78,13 @@ class GroupUpdates:
     def criticality_scaled(self, update: Tensor, unscaled: Tensor, factor: float, kappa: float) -> float:
         """κ of an update that was scaled back: ``factor`` times what it was, but for what rounding made of it.
 
-        With δ = update - factor · unscaled, κ is at most factor · κ(unscaled) + max (|δ_i| + |δ_j|) / |p_i - p_j|. Only
-        pairs for which this could be above the allowed κ are evaluated; below it, κ is right to a thousandth or so.
+        With δ = update - factor · unscaled, κ is at most factor · κ(unscaled) + max (|δ_i| + |δ_j|) / |p_i - p_j|.
+        Where the last term may be a thousandth of the bound, κ is measured again; else it is right to that.
 
         Args:
             update: What ``update`` says now.
             unscaled: What it said before the scaling.
-            factor: By which it was scaled.
+            factor: By which it was scaled, so that κ is at most ``AIM`` times the bound.
             kappa: What ``criticality`` said of ``unscaled``.
         """
         if factor == 1:
@@ -91,10 +93,9 @@ class GroupUpdates:
             return 0.0
         before = _rows(self._kept)
         rounding = torch.linalg.vector_norm(update - factor * unscaled, dim=1) * (1 + _ROUNDING)
-        at_most = factor * (self._bound if math.isnan(kappa) else kappa)
-        suspects = self._search(before, rounding, self._max_criticality - at_most)
-        among = self._among(before, update, suspects)
-        return among if among > self._max_criticality else factor * kappa
+        if len(self._search(before, rounding, 0.9 * (1 - AIM) * self._max_criticality)):
+            return self.criticality(update, torch.linalg.vector_norm(update - update.mean(0), dim=1))
+        return factor * kappa
 
     def _among(self, before: Tensor, update: Tensor, neurons: Tensor) -> float:
         """κ over the pairs of some neurons, 0 where none can be resolved."""

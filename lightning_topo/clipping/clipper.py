@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping._optimizer_state import forget_first_moments, forget_non_finite
-from lightning_topo.clipping._update import GroupUpdates
+from lightning_topo.clipping._update import AIM, GroupUpdates
 from lightning_topo.neurons import NeuronGroup
 
-# A clipped update aims this far below the bound, for rounding moves κ a little.
-_AIM = 0.999
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
 
@@ -28,7 +26,8 @@ class GroupUpdate:
         group: Name of the neuron group.
         criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
             evaluated, ``inf`` where a parameter became NaN or infinite.
-        criticality_after: κ of the update that was made, never above the bound; ``nan`` where it was not evaluated.
+        criticality_after: κ of the update that was made, never above the bound; ``nan`` where it was not evaluated. Of
+            an update that was scaled back it is right to a thousandth of the bound, to 1e-7 where ``exact`` was asked.
         scale: Factor of the update that was made, 1 where it was left as it was.
     """
 
@@ -46,10 +45,10 @@ class StepClipper:
 
     .. math:: \theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)
 
-    and the criticality s·κ. Parameters in no group take the smallest s of all. κ is then measured again, on the rounded
-    parameters, and the update scaled further where it is still above the bound. The optimizer's running means of
-    gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing. All neurons
-    count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
+    and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
+    could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
+    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing.
+    All neurons count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
     finite.
 
     Memory: two copies of the parameters, and for each group that has come near the bound its points and, up to 4,096
@@ -183,7 +182,7 @@ class StepClipper:
         factors = [1.0] * (max(self._sets) + 1)
         for which, kappa in zip(self._sets, kappas, strict=True):
             if kappa > self.max_criticality:
-                aim = _AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
+                aim = AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
                 factors[which] = min(factors[which], aim / kappa)
         return [*factors, min(factors)]
 

@@ -232,9 +232,14 @@ def guarded_run(model, optimizer, bound, steps=12):
 
             before = [group.points(model) for group in groups]
             optimizer.step(closure)
-            kappas += [
-                bi_lipschitz(p, group.points(model)).criticality for p, group in zip(before, groups, strict=True)
-            ]
+            made = {
+                group.name: bi_lipschitz(p, group.points(model)).criticality
+                for p, group in zip(before, groups, strict=True)
+            }
+            for told in clipper.last:
+                if not math.isnan(told.criticality_after):
+                    assert told.criticality_after == pytest.approx(made[told.group], abs=0.001 * bound)
+            kappas += made.values()
     ends = [group.points(model) for group in groups]
     return kappas, clipper, start, ends
 
@@ -286,6 +291,8 @@ def test_other_precisions(dtype):
             optimizer.step()
             kappa = bi_lipschitz(before, group.points(model)).criticality
             assert math.isnan(kappa) or kappa <= 0.25
+            if not math.isnan(kappa):
+                assert clipper.last[0].criticality_after == pytest.approx(kappa, abs=0.001 * 0.25)
     assert clipper.clipped_updates == 10
 
 
