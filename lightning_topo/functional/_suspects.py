@@ -72,7 +72,8 @@ class SuspectSearch:
 
 def spread(to: Tensor, since: Tensor) -> Tensor:
     """How far each point moved relative to the mean movement, shape (n,)."""
-    movement = to - since
+    dtype = torch.promote_types(to.dtype, torch.float32)
+    movement = to.to(dtype) - since.to(dtype)
     movement -= movement.mean(0)
     return torch.linalg.vector_norm(movement, dim=1)
 

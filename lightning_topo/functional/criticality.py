@@ -97,6 +97,7 @@ def _pairs_above(before: Tensor, update: Tensor, kappa: float) -> Tensor | None:
     None where these are too many to evaluate one by one, or where single precision does not hold their squares.
     """
     n, dimension = before.shape
+    before = before.to(torch.promote_types(before.dtype, torch.float32))
     left = for_products(torch.cat([update - update.mean(0), before - before.mean(0)], dim=1).float())
     weights = left.new_ones(2 * dimension)
     weights[dimension:] = -(kappa**2)

@@ -48,15 +48,31 @@ def _screening(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_screening")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("cloud", CLOUDS)
 @pytest.mark.parametrize("change", UPDATES)
 def test_is_that_of_all_constants(cloud, change, dtype):
     before = CLOUDS[cloud].to(dtype)
-    size = before.std()
-    update = (size * UPDATES[change](before / size)).to(dtype)
+    size = CLOUDS[cloud].std()
+    # The update is in at least single precision, where the difference of two points in half precision is exact.
+    update = (size * UPDATES[change](before.float() / size)).to(torch.promote_types(dtype, torch.float32))
     expected = bi_lipschitz(before.double(), before.double() + update.double(), EPS).criticality
     assert criticality(before, update, EPS) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("cloud", ["even", "far away", "line"])
+def test_screening_misses_no_pair(cloud, dtype):
+    before, update = CLOUDS[cloud].to(dtype), 0.01 * noise(300, 40, seed=1)
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    ratios = torch.cdist(update.double(), update.double(), **exact) / torch.cdist(before.double(), before.double(), **exact)
+    ratios = ratios.triu(1).nan_to_num(0, 0, 0)
+    kappa = float(ratios.flatten().kthvalue(300 * 300 - 500).values)
+    found = module._pairs_above(before, update, kappa)
+    missed = ratios >= kappa
+    assert missed.sum() == 501
+    missed[tuple(found.T)] = False
+    assert not missed.any()
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])

@@ -19,7 +19,8 @@ def reaching(before, update, bound):
 @pytest.mark.parametrize("bound", [0.1, 1.0])
 @pytest.mark.parametrize("drift", [0.0, 0.3])
 @pytest.mark.parametrize("kept", [4096, 0])
-def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept, dtype):
     monkeypatch.setattr(_suspects, "_MAX_KEPT", kept)
     monkeypatch.setattr(_suspects, "_BLOCK", 17)
     generator = torch.Generator().manual_seed(0)
@@ -29,17 +30,26 @@ def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept):
 
     search, points = SuspectSearch(), noise(60, 12)
     points[1] = points[0] + 1e-3 * noise(12)  # a close pair
-    found = 0
+    points, found = points.to(dtype), 0
     for step in range(40):
         update = 0.02 * bound * noise(60, 12) + drift * noise(12)  # all move together, and a little apart
         if step % 5 == 0:
             update[step] += bound * noise(12)  # one that moves unlike the others
-        suspects = search(points, spread(points + update, points), bound)
+        moved = (points + update).to(dtype)
+        update = moved.float() - points.float()
+        suspects = search(points, spread(moved, points), bound)
         due = reaching(points, update, bound)
         assert set(due.tolist()) <= set(suspects.tolist())
         found += len(due)
-        points = points + update
+        points = moved
     assert found > 40
+
+
+def test_half_precision_does_not_shorten_the_way():
+    generator = torch.Generator().manual_seed(0)
+    since, to = (torch.randn(20, 30, generator=generator).bfloat16() for _ in range(2))
+    movement = to.double() - since.double()
+    assert spread(to, since).double() == pytest.approx((movement - movement.mean(0)).norm(dim=1), rel=1e-6)
 
 
 def test_a_quiet_cloud_has_no_suspects():
