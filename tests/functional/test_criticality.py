@@ -65,7 +65,9 @@ def test_is_that_of_all_constants(cloud, change, dtype):
 def test_screening_misses_no_pair(cloud, dtype):
     before, update = CLOUDS[cloud].to(dtype), 0.01 * noise(300, 40, seed=1)
     exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
-    ratios = torch.cdist(update.double(), update.double(), **exact) / torch.cdist(before.double(), before.double(), **exact)
+    ratios = torch.cdist(update.double(), update.double(), **exact) / torch.cdist(
+        before.double(), before.double(), **exact
+    )
     ratios = ratios.triu(1).nan_to_num(0, 0, 0)
     kappa = float(ratios.flatten().kthvalue(300 * 300 - 500).values)
     found = module._pairs_above(before, update, kappa)
