@@ -89,6 +89,7 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
         self.updates = 0
         self.clipped_updates = 0
         self._clippers: dict[int, StepClipper] = {}
+        self._model: Any = None
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
 
@@ -122,14 +123,8 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
             self.listen(trainer)
 
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
-        """Make a clipper for each optimizer that moves neurons."""
-        model = measured_model(trainer, pl_module)
-        held = {id(p) for group in self._found for p in group.parameters(model)}
-        self._clippers = {
-            index: StepClipper(optimizer, model, self._found, self.max_criticality, self._processes.agreed)
-            for index, optimizer in enumerate(trainer.optimizers)
-            if any(id(p) in held for settings in optimizer.param_groups for p in settings["params"])
-        }
+        """Begin anew; clippers are made when their optimizers first move neurons."""
+        self._model, self._clippers = measured_model(trainer, pl_module), {}
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -150,6 +145,10 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
 
     def before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
+        if index not in self._clippers and self._moves_neurons(optimizer):
+            self._clippers[index] = StepClipper(
+                optimizer, self._model, self._found, self.max_criticality, self._processes.agreed
+            )
         if index in self._clippers:
             self._clippers[index].before()
 
@@ -168,7 +167,11 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
     def release(self) -> None:
         """Listen no more."""
         super().release()
-        self._clippers, self._latest = {}, ()
+        self._clippers, self._latest, self._model = {}, (), None
+
+    def _moves_neurons(self, optimizer: Optimizer) -> bool:
+        neurons = {id(p) for group in self._found for p in group.parameters(self._model)}
+        return any(id(p) in neurons for settings in optimizer.param_groups for p in settings["params"])
 
     def _warn_of(self, clipper: StepClipper) -> None:
         if clipper.diverged:

@@ -26,8 +26,8 @@ class GroupUpdate:
         group: Name of the neuron group.
         criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
             evaluated, ``inf`` where a parameter became NaN or infinite.
-        criticality_after: κ of the update that was made, never above the bound; ``nan`` where it was not evaluated. Of
-            an update that was scaled back it is right to a thousandth of the bound, to 1e-7 where ``exact`` was asked.
+        criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
+            update that was scaled back it is right to a thousandth of the bound, or measured where ``exact`` was asked.
         scale: Factor of the update that was made, 1 where it was left as it was.
     """
 
@@ -48,16 +48,16 @@ class StepClipper:
     and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
     could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
     means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing.
-    All neurons count. An update that makes a parameter NaN or infinite is undone, and the optimizer forgets what is not
-    finite.
+    All neurons count that rounding can tell apart (see ``functional.bi_lipschitz``). An update that makes a parameter
+    NaN or infinite is undone, and the optimizer forgets what is not finite.
 
-    Memory: two copies of the parameters, and for each group that has come near the bound its points and, up to 4,096
-    neurons, their distances.
+    Memory: two copies of the parameters and one of each group's points, more of both during a step; and the distances
+    within groups of up to 4,096 neurons that have come near the bound.
 
     Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
 
     Args:
-        optimizer: The optimizer; it may hold any of the model's parameters.
+        optimizer: The optimizer; it may hold any of the model's parameters, and be given more of them later.
         model: Module that holds the groups' parameters, whole on this process.
         groups: Neuron groups; those of which the optimizer holds nothing are left out.
         max_criticality: Largest κ of an update, in (0, 1].
@@ -86,28 +86,34 @@ class StepClipper:
         self.updates = self.clipped_updates = 0
         self.last: tuple[GroupUpdate, ...] = ()
         self.diverged = False
-        self._agree = agree
-        held = {id(parameter): parameter for parameter in self._held()}
-        members = [{id(p): p for p in group.parameters(model)} for group in groups]
-        watched = [i for i, parameters in enumerate(members) if not held.keys().isdisjoint(parameters)]
+        self._model, self._groups, self._agree = model, groups, agree
+        self._watch()
+
+    def _watch(self) -> None:
+        """Make room for what the optimizer holds now."""
+        self._held = _held(self.optimizer)
+        members = [{id(p): p for p in group.parameters(self._model)} for group in self._groups]
+        watched = [i for i, parameters in enumerate(members) if not self._held.keys().isdisjoint(parameters)]
         if not watched:
-            names = ", ".join(group.name for group in groups) or "none"
+            names = ", ".join(group.name for group in self._groups) or "none"
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
         self._sets = _connected([members[i].keys() for i in watched])
         self._set_of = {key: which for which, i in zip(self._sets, watched, strict=True) for key in members[i]}
         # Those of another optimizer do not move meanwhile.
-        self._parameters = list((held | {key: p for i in watched for key, p in members[i].items()}).values())
+        self._parameters = list((self._held | {key: p for i in watched for key, p in members[i].items()}).values())
         self._outside = [i for i, p in enumerate(self._parameters) if id(p) not in self._set_of]
         self._kept = [torch.empty_like(parameter) for parameter in self._parameters]
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept]
         keys = list(map(id, self._parameters))
         places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
-        self._clouds = [GroupUpdates(groups[i], model, max_criticality, *places) for i in watched]
+        self._clouds = [GroupUpdates(self._groups[i], self._model, self.max_criticality, *places) for i in watched]
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
+        if _held(self.optimizer).keys() != self._held.keys():  # as where layers are unfrozen during training
+            self._watch()
         torch._foreach_copy_(self._kept, self._parameters)
 
     @torch.no_grad()
@@ -142,9 +148,6 @@ class StepClipper:
             if exact or scales[which] < 1
         )
         return attempts > 0
-
-    def _held(self) -> list[Tensor]:
-        return [parameter for settings in self.optimizer.param_groups for parameter in settings["params"]]
 
     def _updates(self) -> list[Tensor]:
         """Displacements of each group's neurons."""
@@ -203,6 +206,10 @@ def require_criticality(value: float) -> float:
             f"merge; but got {value!r}."
         )
     return float(value)
+
+
+def _held(optimizer: Optimizer) -> dict[int, Tensor]:
+    return {id(parameter): parameter for settings in optimizer.param_groups for parameter in settings["params"]}
 
 
 def _connected(keys: Sequence[Iterable[int]]) -> list[int]:

@@ -109,7 +109,8 @@ class CriticalityMeter:
             n = self._slices.shape[0]
             sample = torch.arange(0, n, max(1, n // _SAMPLE), device=self._slices.parameters[0].device)
             distances = torch.pdist(self._slices.before(self._weights, sample).float())
-            self._closest = float(distances.kthvalue(1 + len(distances) // 100).values)
+            # kthvalue is not deterministic on CUDA before torch 2.10, and then refused where that is asked for.
+            self._closest = float(distances.sort().values[len(distances) // 100])
         ratio = self._closest / max(reach, 1e-12)
         return 2 ** int(math.log2(min(max(ratio**2 / _MORE, 1.0), _MAX_STRIDE)))
 
@@ -138,7 +139,7 @@ class _Screen:
     def hits(self, rows: slice, first: int) -> Tensor:
         """Whether neurons of the rows, and others from the ``first`` on, move as far as they are apart."""
         rest = self._rest[rows, None] + self._rest[None, first:]
-        excess = torch.addmm(rest, self._x[rows], self._x[first:].T, alpha=-2.0)
+        excess = rest.addmm_(self._x[rows], self._x[first:].T, alpha=-2.0)
         if first == rows.start:
             excess.diagonal().fill_(math.inf)  # to oneself
         return excess <= 0

@@ -29,9 +29,20 @@ def in_double(points: Tensor) -> Tensor:
 
 
 def for_products(points: Tensor) -> Tensor:
-    """The points in the numbers whose matrix products are fast and rounded like single precision at the worst."""
-    single = torch.get_float32_matmul_precision() == "highest" and points.dtype == torch.float32
-    return points if single or points.device.type == "mps" else points.double()
+    """The points in the numbers whose matrix products are fast and rounded like single precision at the worst.
+
+    The product is to be taken in place (``addmm_``): autocast would round the others.
+    """
+    if points.device.type == "mps":
+        return points.float()
+    return points if points.dtype == torch.float32 and _single_precision_is_kept() else points.double()
+
+
+def _single_precision_is_kept() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set for one backend alone, by torch.backends.<backend>.fp32_precision
+        return False
 
 
 def pair_blocks(clouds: Sequence[Tensor], exact: bool = True) -> Iterator[tuple[slice, list[Tensor]]]:

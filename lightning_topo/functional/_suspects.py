@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_topo.functional._pairs import for_products
 
-# All distances are kept for up to this many neurons (64 MiB); of larger clouds, those to the nearest neuron.
+# All distances are kept of clouds of up to this many neurons (64 MiB) that have come near a bound; of others, those to
+# the nearest neuron.
 _MAX_KEPT = 4096
 # New distances are taken when those of an earlier time leave more than this share of the neurons: they cost as much as
 # evaluating two thirds of the neurons, and serve for some time.
@@ -36,6 +37,7 @@ class SuspectSearch:
 
     def __init__(self) -> None:
         self._reference: _Reference | None = None
+        self._came_near = False
 
     def __call__(self, before: Tensor, update: Tensor, bound: float) -> Tensor:
         """Indices of the neurons, shape (k,), ascending.
@@ -46,12 +48,12 @@ class SuspectSearch:
             bound: Criticality to look for.
         """
         if self._reference is None:
-            self._reference = _Reference(before)
+            self._reference = _Reference(before, self._came_near)
         since = spread(before, self._reference.points)
         suspects = self._suspects(update, since, bound)
         # New distances help where it is the way since that leaves so many, not the update.
         if len(suspects) > _MANY * len(before) and bound * float(since.mean()) > float(update.mean()):
-            self._reference, since = _Reference(before), torch.zeros_like(since)
+            self._reference, since = _Reference(before, self._came_near), torch.zeros_like(since)
             suspects = self._suspects(update, since, bound)
         return suspects
 
@@ -62,8 +64,13 @@ class SuspectSearch:
         fastest = reach.max()
         if 2 * float(fastest) < bound * self._reference.closest:
             return reach.new_zeros(0, dtype=torch.long)
+        suspects = (reach + fastest >= bound * self._reference.nearest).nonzero().squeeze(1)
+        if len(suspects) == 0 or len(reach) > _MAX_KEPT:
+            return suspects
+        self._came_near = True
         if self._reference.distances is None:
-            return (reach + fastest >= bound * self._reference.nearest).nonzero().squeeze(1)
+            self._reference = _Reference(self._reference.points, True)
+            assert self._reference.distances is not None
         size = _CACHED_ROWS if reach.device.type == "cpu" else len(reach)
         blocks = zip(reach.split(size), self._reference.distances.split(size), strict=True)
         near = [(part[:, None] + reach >= bound * distances).any(1) for part, distances in blocks]
@@ -86,13 +93,17 @@ class _Reference:
         nearest: Distance of each neuron to the nearest other, not above the true one, shape (n,).
         closest: The smallest of them.
         distances: All pairwise distances, not above the true ones, infinite to oneself, shape (n, n), or None.
+
+    Args:
+        points: The cloud, shape (n, D).
+        keep_distances: Whether to have ``distances``, which are computed in any case.
     """
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, keep_distances: bool) -> None:
         n = len(points)
         self.points = points
         self.nearest = points.new_full((n,), math.inf, dtype=torch.float32)
-        self.distances = points.new_empty(n, n, dtype=torch.float32) if n <= _MAX_KEPT else None
+        self.distances = points.new_empty(n, n, dtype=torch.float32) if keep_distances else None
         for rows, block in _lower_distances(points):
             columns = slice(rows.start, n)
             for part, axis in ((rows, 1), (columns, 0)):
@@ -112,6 +123,6 @@ def _lower_distances(points: Tensor) -> Iterator[tuple[slice, Tensor]]:
         rows = slice(start, min(start + _BLOCK, len(x)))
         # |x - y|² less what rounding may have added to it.
         sums = (norms[rows, None] + norms[None, start:]).mul_(1 - _GRAM_ERROR)
-        block = torch.addmm(sums, x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
+        block = sums.addmm_(x[rows], x[start:].T, alpha=-2.0).clamp_min_(0).sqrt_().mul_(1 - 1e-6)
         block.diagonal().fill_(math.inf)
         yield rows, block.float()

@@ -16,7 +16,7 @@ _SHARE = 8
 _FEW = 64
 # What a pair costs alone, over what it costs in a matrix product of all pairs.
 _PAIR_COST = 100
-# A matrix product of D terms is right to its number type's rounding times sqrt(D), and this far above.
+# A matrix product of D terms is right to single precision's rounding times sqrt(D), and this far above.
 _ROUNDING = 16
 # Squares between this and its inverse are far from where single precision ends.
 _LEAST = 1e-30
@@ -105,13 +105,13 @@ def _pairs_above(before: Tensor, update: Tensor, kappa: float) -> Tensor | None:
     p2 *= kappa**2
     if not (float(u2.max()) > _LEAST and float((u2 + p2).max()) < 1 / _LEAST):
         return None
-    error = _ROUNDING * torch.finfo(left.dtype).eps * math.sqrt(dimension)
+    error = _ROUNDING * torch.finfo(torch.float32).eps * math.sqrt(dimension)
     rest = u2 - p2 + error * (u2 + p2)
     right, found, n_found = left * weights, [], 0
     size = _BLOCK_ROWS if left.device.type == "cpu" else max(_BLOCK_ROWS, _DEVICE_BLOCK_ELEMENTS // n)
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))
-        excess = torch.addmm(rest[rows, None] + rest[None, start:], left[rows], right[start:].T, alpha=-2.0)
+        excess = (rest[rows, None] + rest[None, start:]).addmm_(left[rows], right[start:].T, alpha=-2.0)
         found.append((excess >= 0).triu_(1).nonzero() + start)
         n_found += len(found[-1])
         if n_found > n * n / _PAIR_COST:

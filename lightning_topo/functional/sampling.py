@@ -65,5 +65,6 @@ def choose_farthest(points: Tensor, k: int, distances_of: Callable[[Tensor], Ten
     for step in range(k):
         chosen[step] = farthest
         nearest = torch.minimum(nearest, distances_of(farthest))
+        nearest[farthest] = -1  # none twice, also where all others are copies of chosen ones
         farthest = nearest.argmax()
     return chosen, float(nearest[farthest])
