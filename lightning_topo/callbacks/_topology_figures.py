@@ -17,7 +17,7 @@ from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persisten
 _SECONDS = 0.3
 # Figures at the end are drawn while the run has spent less than this, or less than this share of max_overhead.
 _GRANTED_SECONDS = 1.0
-_SHARE_AT_END = 0.8
+_SHARE_AT_END = 0.6
 
 
 class TopologyFigures:

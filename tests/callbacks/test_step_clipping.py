@@ -11,6 +11,7 @@ from torch import nn
 import lightning_topo as lt
 from lightning_topo.functional import bi_lipschitz
 
+from .conftest import Classifier
 from .test_untouched import MODES, assert_untouched, manual, same, train
 
 BOUND = 0.05
@@ -80,6 +81,49 @@ def test_manual_optimization_with_several_optimizers(classifier, trainer, data):
     train(module, trainer([clipping, monitor]), data)
     assert clipping.updates == 72
     assert_bounded(monitor, 1e-3)
+
+
+class Unfreeze(pl.callbacks.BaseFinetuning):
+    """Trains the last layer alone for an epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[:5], train_bn=False)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[:5], optimizer, lr=5.0)
+
+
+def test_layers_that_are_unfrozen_are_clipped_too(classifier, trainer, data):
+    def last_layer(module):
+        return torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=5.0)
+
+    clipping, (monitor,) = lt.TopologicalStepClipping(BOUND), watched()
+    trainer([clipping, monitor, Unfreeze()]).fit(classifier(last_layer), data())
+    clipped = [record.step for record in clipping.history if record.group == "net.0" and record.scale < 1]
+    assert min(clipped) >= 12
+    assert_bounded(monitor)
+
+
+def test_an_optimizer_that_moves_no_neuron_at_first(trainer, data):
+    class Shifted(Classifier):
+        def __init__(self):
+            super().__init__(lambda module: torch.optim.SGD([module.shift], lr=5.0))
+            self.shift = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return self.net(x + self.shift)
+
+    class Late(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.optimizers[0].add_param_group({"params": list(pl_module.net.parameters()), "lr": 5.0})
+
+    clipping, (monitor,) = lt.TopologicalStepClipping(BOUND), watched()
+    trainer([clipping, monitor, Late()]).fit(Shifted(), data())
+    assert clipping.updates == 12
+    assert clipping.clipped_updates > 0
+    assert_bounded(monitor)
 
 
 def test_groups_are_chosen_by_name(classifier, trainer, data):

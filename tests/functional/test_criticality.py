@@ -62,7 +62,8 @@ def test_is_that_of_all_constants(cloud, change, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("cloud", ["even", "far away", "line"])
-def test_screening_misses_no_pair(cloud, dtype):
+@pytest.mark.parametrize("autocast", [False, True])
+def test_screening_misses_no_pair(cloud, dtype, autocast):
     before, update = CLOUDS[cloud].to(dtype), 0.01 * noise(300, 40, seed=1)
     exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
     ratios = torch.cdist(update.double(), update.double(), **exact) / torch.cdist(
@@ -70,7 +71,8 @@ def test_screening_misses_no_pair(cloud, dtype):
     )
     ratios = ratios.triu(1).nan_to_num(0, 0, 0)
     kappa = float(ratios.flatten().kthvalue(300 * 300 - 500).values)
-    found = module._pairs_above(before, update, kappa)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = module._pairs_above(before, update, kappa)
     missed = ratios >= kappa
     assert missed.sum() == 501
     missed[tuple(found.T)] = False

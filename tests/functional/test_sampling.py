@@ -61,7 +61,7 @@ def test_copies_are_chosen_last():
 
 def test_identical_points():
     indices, radius = farthest_point_sample(torch.ones(4, 2), 2)
-    assert len(indices) == 2
+    assert len(set(indices.tolist())) == 2
     assert radius == 0.0
 
 

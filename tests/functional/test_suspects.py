@@ -1,5 +1,7 @@
 """The search for suspects misses no pair that reaches the bound, whatever way the cloud takes."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -43,6 +45,28 @@ def test_no_pair_is_missed_along_a_walk(monkeypatch, bound, drift, kept, dtype):
         found += len(due)
         points = moved
     assert found > 40
+
+
+@pytest.mark.parametrize("setting", ["none", "autocast", "tf32", "one backend"])
+def test_settings_for_speed_do_not_move_the_bound(monkeypatch, setting):
+    if setting == "one backend":  # torch then refuses to name a precision of all
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", Mock(side_effect=RuntimeError))
+    points = torch.randn(80, 30, generator=torch.Generator().manual_seed(0)) + 5
+    points[1] = points[0] + 0.01
+    true = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    true.fill_diagonal_(torch.inf)
+    used = torch.get_float32_matmul_precision() if setting == "tf32" else None
+    try:
+        if used:
+            torch.set_float32_matmul_precision("high")
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting == "autocast"):
+            kept = _suspects._Reference(points, True)
+    finally:
+        if used:
+            torch.set_float32_matmul_precision(used)
+    assert kept.distances is not None
+    assert (kept.distances <= true).all()
+    assert kept.distances[2:, 2:] == pytest.approx(true[2:, 2:].float(), rel=1e-3)
 
 
 def test_half_precision_does_not_shorten_the_way():
