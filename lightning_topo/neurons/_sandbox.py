@@ -65,7 +65,7 @@ class Sandbox:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
         with ExitStack() as stack:
             _enter_plain_computation(stack, self.model)
-            call = self.call.map(Tensor.clone)  # a forward pass may write to its input
+            call = self.call.copy()  # a forward pass may write to its input
             if self.in_double:
                 stack.enter_context(_InDouble())
             self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
