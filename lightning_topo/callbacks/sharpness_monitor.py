@@ -50,8 +50,9 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     Logged as ``sharpness/{lambda_max, inverse, coverage}``. With gradient accumulation or several backward passes
     in one batch, the first loss is measured.
 
-    The loss must have second derivatives. Compiled modules and fused attention kernels have none: the monitor then
-    warns once and logs nothing. Where parameters are sharded over processes it says at the start that it does nothing.
+    The loss must have second derivatives, and the parameters must be real. Compiled modules and fused attention
+    kernels have no second derivatives: the monitor then warns once and logs nothing, as with complex parameters. Where
+    parameters are sharded over processes it says at the start that it does nothing.
 
     Args:
         every_n_train_steps: Measure every n-th optimizer step.
