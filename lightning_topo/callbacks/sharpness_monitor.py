@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_topo._lightning import shards_parameters
@@ -47,8 +50,9 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     Logged as ``sharpness/{lambda_max, inverse, coverage}``. With gradient accumulation or several backward passes
     in one batch, the first loss is measured.
 
-    The loss must have second derivatives. Compiled modules and fused attention kernels have none: the monitor then
-    warns once and logs nothing. Where parameters are sharded over processes it says at the start that it does nothing.
+    The loss must have second derivatives, and the parameters must be real. Compiled modules and fused attention
+    kernels have no second derivatives: the monitor then warns once and logs nothing, as with complex parameters. Where
+    parameters are sharded over processes it says at the start that it does nothing.
 
     Args:
         every_n_train_steps: Measure every n-th optimizer step.
@@ -136,10 +140,29 @@ def _batches(trainer: Any) -> float:
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _buffers_kept(module):
         # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
         warnings.filterwarnings("ignore", "sharpness did not converge")
         return sharpness(loss, module.parameters(), max_iter=_MAX_ITER, tolerance=_TOLERANCE)
+
+
+@contextmanager
+def _buffers_kept(module: Any) -> Iterator[None]:
+    """Leave the buffers as they were: checkpointed activations are computed again, with their running statistics."""
+    kept = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and buffer.layout is torch.strided
+    ]
+    try:
+        yield
+    finally:
+        for owner, name, buffer, value in kept:
+            owner._buffers[name] = buffer
+            if not torch.equal(buffer, value):  # others may be views that cannot be written to
+                # Past autograd: a raised version would forbid the backward pass that is to come.
+                buffer.data.copy_(value)
 
 
 def _loss_scale(trainer: Any, pl_module: Any) -> float:

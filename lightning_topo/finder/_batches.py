@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_topo._fresh import fresh
 from lightning_topo.finder._random_state import RandomState, random_state_kept
 
 # Where the parts of a data loader that draw an order hang.
@@ -47,19 +48,11 @@ class BatchStream:
                 self._batches.append(next(self._drawing))
                 self._random_state = RandomState.capture()
         batch, *rest = self._batches[index]
-        return (_fresh(batch), *rest)
+        return (fresh(batch), *rest)  # a training step may change it in place, and the next trial must not see that
 
 
 # Distributed samplers shuffle by epoch: another order is an epoch that the run is unlikely to reach.
 _EPOCH_OFFSET = 1_000_003
-
-
-def _fresh(batch: Any) -> Any:
-    # A training step may change its batch in place, and the next trial must not see that.
-    try:
-        return copy.deepcopy(batch)
-    except Exception:
-        return batch
 
 
 def _reseed(order: int) -> None:

@@ -51,7 +51,7 @@ def sharpness(
             a mini-batch, whose mean is the loss. Several are called once an iteration, one at a time, so that memory is
             one batch's. Every call must compute the same loss; what else a forward pass changes (running statistics of
             BatchNorm in training mode) is the caller's to protect.
-        params: The parameters, of any shapes, devices and float dtypes. Those that need no gradient are left out.
+        params: The parameters, of any shapes, devices and real float dtypes. Those that need no gradient are left out.
         max_iter: The most Hessian-vector products to spend. When they do not suffice, a warning says so and the
             result is a lower bound.
         tolerance: Largest residual of the result as an eigenvalue, relative to it, at which the iteration stops. For a
@@ -63,8 +63,8 @@ def sharpness(
         the parameters, negative for a strictly concave one, and NaN when the loss or a second derivative is not finite.
 
     Raises:
-        ValueError: If no parameter needs a gradient, or the loss is no scalar, has no graph, or depends on none of the
-            parameters, or an option is out of range.
+        ValueError: If no parameter needs a gradient, or one that does is complex, or the loss is no scalar, has no
+            graph, or depends on none of the parameters, or an option is out of range.
         RuntimeError: If an operation of the loss has no second derivative.
 
     Example:
@@ -94,6 +94,12 @@ def _trainable(params: Iterable[Tensor]) -> tuple[Tensor, ...]:
     trainable = tuple(dict.fromkeys(param for param in params if param.requires_grad))  # a tied weight counts once
     if not trainable:
         raise ValueError("expected at least one parameter that requires grad, got none; pass e.g. model.parameters()")
+    unreal = [param for param in trainable if param.is_complex()]
+    if unreal:
+        raise ValueError(
+            f"expected real parameters, got one of {unreal[0].dtype} and shape {tuple(unreal[0].shape)}; keep it as a"
+            " real one that the model joins by torch.view_as_complex, or leave it out for the sharpness of the others"
+        )
     return trainable
 
 

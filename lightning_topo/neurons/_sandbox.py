@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Sandbox:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
         with ExitStack() as stack:
             _enter_plain_computation(stack, self.model)
-            call = self.call.map(Tensor.clone)  # a forward pass may write to its input
+            call = self.call.copy()  # a forward pass may write to its input
             if self.in_double:
                 stack.enter_context(_InDouble())
             self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
@@ -177,9 +178,11 @@ def _isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
     isolated = _deep_copy(model, memo)
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
-        # Compiled in place, as Lightning does it: a function that still belongs to the original.
-        if hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
-            del module.forward
+        for name, value in list(vars(module).items()):
+            if (plain := _uncompiled(value)) is not value:
+                # Compiled in place, as Lightning does it with every step: deepcopy takes functions as they are, so that
+                # this one belongs to the original still, while a copy of the method that it was belongs to the copy.
+                vars(module)[name] = copy.deepcopy(plain, memo)
         for name, child in module._modules.items():
             module._modules[name] = _bare(child)
     isolated = _bare(isolated).eval()
@@ -232,6 +235,17 @@ def _bare(module: Any) -> Any:
         while module is not None and wrapper in module._modules:
             module = module._modules[wrapper]
     return module
+
+
+def _uncompiled(value: Any) -> Any:
+    """The function or method that torch.compile was given, of any other value itself."""
+    function = value
+    while isinstance(function, FunctionType) and hasattr(function, "_torchdynamo_orig_callable"):
+        function = function._torchdynamo_orig_callable
+        # A method of torch's own modules is compiled within a function of this module.
+        if getattr(function, "__globals__", {}).get("__name__") == "torch._dynamo.external_utils":
+            function = function.__wrapped__
+    return function
 
 
 def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[tuple[ExampleCall, bool]]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_topo._fresh import fresh
+
 # Enough items that hardly any unit is silent on all of them, few enough that a test costs less than a training step.
 _MAX_ITEMS = 4
 # Where the ``forward`` of modules that define none comes from.
@@ -43,6 +45,11 @@ class ExampleCall:
     def map(self, change: Callable[[Tensor], Tensor]) -> ExampleCall:
         """The same call with every tensor changed, however deep it lies."""
         return replace(self, args=_map(self.args, change), kwargs=_map(dict(self.kwargs), change))
+
+    def copy(self) -> ExampleCall:
+        """The same call on copies of its arguments, which a forward pass may change."""
+        args, kwargs = _map((self.args, dict(self.kwargs)), Tensor.clone, fresh)
+        return replace(self, args=args, kwargs=kwargs)
 
 
 class TrainingStepCall(ExampleCall):
@@ -157,15 +164,16 @@ def _expected_shapes(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int]]:
         yield from (((2, first.in_channels) + (size,) * dimensions, 0) for size in _IMAGE_SIZES)
 
 
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Containers with every tensor changed, and with ``other`` of whatever else they hold."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(item, change) for item in value))
+        return type(value)(*(_map(item, change, other) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_map(item, change) for item in value)
+        return type(value)(_map(item, change, other) for item in value)
     if type(value) is dict:
-        return {key: _map(item, change) for key, item in value.items()}
+        return {key: _map(item, change, other) for key, item in value.items()}
     if isinstance(value, Mapping) and hasattr(value, "data"):  # transformers.BatchEncoding and other UserDicts
-        return {key: _map(item, change) for key, item in value.items()}
-    return value
+        return {key: _map(item, change, other) for key, item in value.items()}
+    return other(value)

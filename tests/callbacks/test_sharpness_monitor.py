@@ -105,6 +105,28 @@ def test_a_loss_without_second_derivatives_warns_once(smooth, trainer, data):
     assert monitor.history == []
 
 
+def test_complex_parameters_warn_once(smooth, trainer, data):
+    class Model(type(smooth())):
+        def __init__(self):
+            super().__init__()
+            self.filters = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+
+        def forward(self, x):
+            return self.net(torch.fft.irfft(torch.fft.rfft(x) * self.filters, n=6))
+
+    torch.manual_seed(0)
+    monitor = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None)
+    made = trainer([monitor])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made.fit(Model(), data())
+    raised = [str(w.message) for w in caught if "SharpnessMonitor could not measure" in str(w.message)]
+    assert len(raised) == 1
+    assert "expected real parameters" in raised[0]
+    assert made.global_step == 24
+    assert monitor.history == []
+
+
 @pytest.mark.parametrize("options", [{"every_n_train_steps": 0}, {"max_overhead": 0.0}])
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -184,6 +184,39 @@ def test_compiled(where, classifier, trainer, data):
     assert not sharpness.history  # compiled graphs have no second derivatives
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_checkpointed_activations(in_place, classifier, trainer, data):
+    class Average(nn.Module):
+        """A running mean, whose buffer is written to or replaced by another."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(12))
+            self.register_buffer("zeros", torch.zeros(1).expand(12))  # not to be written to
+
+        def forward(self, h):
+            mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+            self.mean = self.mean.copy_(mean) if in_place else mean
+            return h - self.mean + self.zeros
+
+    class Checkpointed(type(classifier())):
+        def forward(self, x):
+            h = torch.utils.checkpoint.checkpoint(self.net[:4], x, use_reentrant=False)
+            return self.net[4:](h)
+
+    def make():
+        torch.manual_seed(0)
+        module = Checkpointed(momentum, dropout=0.3)
+        module.net[2] = nn.Sequential(nn.Softplus(), Average())
+        return module
+
+    def monitors():
+        return [lt.SharpnessMonitor(max_overhead=None, every_n_train_steps=1)]
+
+    (sharpness,) = assert_untouched(make, trainer, data, monitors)
+    assert len(sharpness.history) == 24
+
+
 def test_weight_averaging(classifier, trainer, data):
     averaging = getattr(pl.callbacks, "EMAWeightAveraging", None)
     if averaging is None:

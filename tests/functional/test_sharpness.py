@@ -251,6 +251,22 @@ def test_compiled_module_says_what_to_do():
         sharpness(cross_entropy(compiled(x), y), model.parameters())
 
 
+def test_complex_parameters_are_refused_and_real_ones_joined_give_the_whole_hessian():
+    curvatures = torch.tensor([[1.0, 9.0], [2.0, 3.0]])  # of real and imaginary part
+
+    def loss(z: Tensor) -> Tensor:
+        return (curvatures * torch.view_as_real(z) ** 2).sum() / 2
+
+    z = torch.ones(2, dtype=torch.complex64, requires_grad=True)
+    other = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"expected real parameters, got .*complex64 and shape \(2,\); keep it"):
+        sharpness(loss(z), [other, z])
+    pairs = torch.ones(2, 2, requires_grad=True)
+    assert sharpness(loss(torch.view_as_complex(pairs)), [pairs]) == pytest.approx(9.0)
+    frozen = z.detach()
+    assert sharpness(loss(frozen) + (other**2).sum(), [other, frozen]) == pytest.approx(2.0)
+
+
 def test_bad_input():
     theta = torch.ones(3, requires_grad=True)
     scalar = (theta**2).sum()

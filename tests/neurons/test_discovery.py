@@ -4,10 +4,19 @@ import warnings
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.compile import from_compiled
 from torch import nn
 
-from lightning_topo.neurons import Member, NeuronGroup, UncoveredAxis, discover_neurons, find_neuron_groups
+from lightning_topo.neurons import (
+    Member,
+    NeuronGroup,
+    UncoveredAxis,
+    discover_neurons,
+    example_inputs_from_batch,
+    find_neuron_groups,
+)
 
 
 def test_multilayer_perceptron():
@@ -348,6 +357,46 @@ def test_compiled_submodules_and_models():
     whole = torch.compile(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), backend="eager")
     (group,) = find_neuron_groups(whole, torch.randn(2, 3))
     assert group.points(whole).shape == (4, 6)
+
+
+class Compiled(pl.LightningModule):
+    """Without a forward pass of its own; says what has been run on it."""
+
+    def __init__(self, compile_parts):
+        super().__init__()
+        self.encoder, self.norm, self.head = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.steps, self.modes = 0, []
+        self.head_forward = self.head.forward
+        if compile_parts:
+            self.encode = torch.compile(self.encode, backend="eager")
+            self.head_forward = torch.compile(self.head.forward, backend="eager")
+
+    def encode(self, x):
+        self.modes.append(self.training)
+        return self.norm(self.encoder(x)).relu()
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        self.norm.eps_used = self.norm.eps
+        loss = nn.functional.mse_loss(self.head_forward(self.encode(batch[0])), batch[1])
+        self.log("loss", loss)
+        return loss
+
+
+@pytest.mark.parametrize("which", ["whole", "parts", "both"])
+def test_functions_compiled_in_place_run_on_the_copy(which):
+    model = Compiled(compile_parts=which != "whole")
+    if which != "parts":
+        model = from_compiled(torch.compile(model, backend="eager"))
+    state, attributes = copy.deepcopy(model.state_dict()), dict(vars(model))
+    batch = torch.randn(8, 3), torch.randn(8, 2)
+    (group,) = find_neuron_groups(model, example_inputs_from_batch(model, batch))
+    assert group.name == "encoder"
+    assert {member.parameter for member in group.members} >= {"norm.weight", "head.weight"}
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert vars(model).items() == attributes.items()
+    assert (model.steps, model.modes, hasattr(model.norm, "eps_used")) == (0, [], False)
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.gpu

@@ -1,4 +1,7 @@
-from collections import UserDict
+import threading
+from collections import OrderedDict, UserDict
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,6 +171,69 @@ def test_training_step_stands_in_for_a_forward_that_returns_no_numbers(model):
     assert found(model, calls) == ["net.0"]
     fewer = fewer_items(calls[-1])
     assert fewer.on(model)["batch"]["x"].shape == (4, 3)
+
+
+@dataclass
+class Images:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class WritesToObject(Trained):
+    def training_step(self, batch):
+        batch.x = batch.x.div_(255)
+        batch.y = batch.y + 1
+        return nn.functional.mse_loss(self.net(batch.x), batch.y)
+
+
+class PopsFromMapping(Trained):
+    def training_step(self, batch):
+        return nn.functional.mse_loss(self.net(batch["x"].div_(255)), batch.pop("y"))
+
+
+class WritesToItem(WritesToObject):
+    def training_step(self, batch):
+        return super().training_step(batch["images"][0])
+
+
+BATCHES = {
+    "dataclass": (WritesToObject, Images),
+    "any class": (WritesToObject, lambda x, y: SimpleNamespace(x=x, y=y)),
+    "within containers": (WritesToItem, lambda x, y: {"images": [Images(x, y)]}),
+    "ordered dict": (PopsFromMapping, lambda x, y: OrderedDict(x=x, y=y)),
+    "dict": (PopsFromMapping, lambda x, y: {"x": x, "y": y}),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_a_trial_leaves_batches_of_any_kind_as_they_are(kind):
+    model_class, make = BATCHES[kind]
+    x, y = torch.rand(8, 3) * 255, torch.randn(8, 2)
+    model, batch = model_class(), make(x, y)
+    expected = x.clone(), y.clone()
+    assert found(model, example_inputs_from_batch(model, batch)) == ["net.0"]
+    inner = batch["images"][0] if kind == "within containers" else batch
+    now = inner if isinstance(inner, dict) else vars(inner)
+    assert now["x"] is x
+    assert now["y"] is y
+    assert torch.equal(x, expected[0])
+    assert torch.equal(y, expected[1])
+
+
+def test_a_batch_that_cannot_be_copied_is_passed_as_it_is():
+    class Reads(Trained):
+        def training_step(self, batch):
+            return nn.functional.mse_loss(self.net(batch.x), batch.y)
+
+    model, batch = Reads(), SimpleNamespace(x=torch.randn(8, 3), y=torch.randn(8, 2), lock=threading.Lock())
+    assert found(model, example_inputs_from_batch(model, batch)) == ["net.0"]
+
+
+def test_a_copy_shares_no_tensor():
+    copied = ExampleCall(([X], "text"), {"images": Images(X, Y)}).copy()
+    assert torch.equal(copied.args[0][0], X)
+    assert torch.equal(copied.kwargs["images"].x, X)
+    assert len({t.data_ptr() for t in (X, copied.args[0][0], copied.kwargs["images"].x)}) == 3
 
 
 def test_what_to_do_when_a_training_step_does_not_run_on_a_copy():
