@@ -39,8 +39,8 @@ class Monitor(Callback, Generic[Record]):
     """A callback that measures now and then, within a time budget, and leaves no trace in training.
 
     Attributes:
-        history: What was measured, a list of frozen records, oldest first. Beyond 100,000 records every second one
-            of the older half is dropped.
+        history: What was measured, a list of frozen records, oldest first, of all fits. Beyond 100,000 records every
+            second one of the older half is dropped.
     """
 
     #: First part of the log keys.
@@ -86,11 +86,18 @@ class Monitor(Callback, Generic[Record]):
         yields = self.from_environment and any(not c.from_environment for c in rivals)
         self._processes, self._due_times = Processes.of(trainer), {}
         self.active = stage == "fit" and not yields
+        if stage == "fit" and trainer.global_step == 0:
+            self.forget()  # Lightning restores from a checkpoint after this
         obstacle = self._obstacle(trainer.strategy) if self.active else None
         if obstacle is not None:
             self.active = False
             if self._processes.lead:
                 self._warn_once(f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored.")
+
+    def forget(self) -> None:
+        """A run begins anew: drop what is known of an earlier one, of another model maybe. The history stays."""
+        self._budget.forget()
+        self._warned = set()
 
     def _obstacle(self, strategy: Any) -> str | None:
         """Why nothing can be measured under this strategy, or None."""

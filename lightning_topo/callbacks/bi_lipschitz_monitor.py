@@ -82,7 +82,7 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
 
     Attributes:
         history: List of ``BiLipschitzRecord``.
-        broken_updates: Measured updates with κ >= 1 in some group.
+        broken_updates: Measured updates of the run with κ >= 1 in some group.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -124,6 +124,11 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
         super().load_state_dict(state_dict)
         self._updates, self.broken_updates = list(state_dict["updates"]), state_dict["broken_updates"]
 
+    def forget(self) -> None:
+        """A run begins anew, and updates are counted from there."""
+        super().forget()
+        self._updates, self.broken_updates = [], 0
+
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Watch the optimizers' updates."""
         keep_all = not self._processes.sharded  # only sampled rows are gathered
@@ -158,7 +163,7 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
     def release(self) -> None:
         """Listen no more."""
         super().release()
-        self._before, self._measured, self._model = {}, False, None
+        self._before, self._latest, self._measured, self._model = {}, {}, False, None
 
     def before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons, where the update is to be measured."""

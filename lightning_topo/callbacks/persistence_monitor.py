@@ -117,14 +117,22 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
+        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
+        self._turns: list[NeuronGroup] = []
+        self._dearest = 0.0
+        self._forget_start()
+
+    def _forget_start(self) -> None:
         self._first: dict[str, Snapshot] = {}
         self._last: dict[str, Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
-        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
         self._measured_at: int | None = None
-        self._turns: list[NeuronGroup] = []
-        self._dearest = 0.0
+
+    def forget(self) -> None:
+        """A run begins anew, and drift is counted from there."""
+        super().forget()
+        self._forget_start()
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, and the first snapshot of each group as tensors and numbers."""
@@ -144,6 +152,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the saved first snapshots."""
         super().load_state_dict(state_dict)
+        self._forget_start()
         self._measured_at = state_dict["measured_at"]
         for name, saved in state_dict["first"].items():
             diagrams = Persistence(tuple(saved["diagrams"]), saved["diameter"], 0.0, len(saved["points"]))

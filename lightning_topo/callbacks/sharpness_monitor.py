@@ -73,11 +73,18 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         self._armed = False
         self._last_step: int | None = None
         self._batch_began = 0.0
+        self._batches = 0.0
+
+    def forget(self) -> None:
+        """A run begins anew."""
+        super().forget()
+        self._last_step = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
         super().on_train_start(trainer, pl_module)
         self.ready = True
+        self._batches = _batches_left(trainer)
         if self._processes.lead:
             write_layout(trainer)
 
@@ -94,7 +101,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
             return
         self._armed = False
         forward = time.perf_counter() - self._batch_began
-        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * _batches(trainer)):
+        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
             return
         metrics: dict[str, float] = {}
         if self._processes.lead:
@@ -107,12 +114,12 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
             self.write(trainer, metrics)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say so when the run was too short to measure anything."""
-        if self.active and self._processes.lead and self._budget.due and not self._budget.made:
+        """Say so when the fit was too short to measure anything."""
+        if self.active and self._processes.lead and self._budget.left_all_out:
             self._warn_once(
-                f"SharpnessMonitor measured nothing: one measurement takes about as long as {_FORWARD_PASSES // 3} "
-                f"training steps, more than max_overhead={self.max_overhead:g} leaves in a run of this length. Pass a "
-                "larger max_overhead, or None to measure every due step."
+                "SharpnessMonitor measured nothing in this fit: one measurement takes about as long as "
+                f"{_FORWARD_PASSES // 3} training steps, more than max_overhead={self.max_overhead:g} leaves in a fit "
+                "of this length. Pass a larger max_overhead, or None to measure every due step."
             )
 
     def _obstacle(self, strategy: Any) -> str | None:
@@ -128,10 +135,10 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         return {"inverse sharpness": ["sharpness/inverse"]}
 
 
-def _batches(trainer: Any) -> float:
-    """Training batches of the whole run, as far as its limits tell."""
-    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+def _batches_left(trainer: Any) -> float:
+    """Training batches of a fit that is about to begin, as far as the run's limits tell."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps - trainer.global_step
     return min(epochs * trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
 
 

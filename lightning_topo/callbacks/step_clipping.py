@@ -67,7 +67,7 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
 
     Attributes:
         history: List of ``ClippingRecord``: the groups scaled back in each update that was, and all where logged.
-        updates: Optimizer steps so far.
+        updates: Optimizer steps of the run so far.
         clipped_updates: Those that were scaled back, in part or as a whole.
 
     Raises:
@@ -100,6 +100,11 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         self.updates, self.clipped_updates = state_dict["updates"], state_dict["clipped_updates"]
+
+    def forget(self) -> None:
+        """A run begins anew, and updates are counted from there."""
+        super().forget()
+        self.updates = self.clipped_updates = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which no process sees whole neurons."""

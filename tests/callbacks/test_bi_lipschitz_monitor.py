@@ -173,6 +173,42 @@ def test_resuming_continues_the_counts(classifier, trainer, data, tmp_path, weig
     assert min(record.step for record in second.history) == 12
 
 
+def test_a_fresh_fit_counts_anew(classifier, trainer, data):
+    def reckless(module):
+        return torch.optim.SGD(module.parameters(), lr=100.0)
+
+    monitor = lt.BiLipschitzMonitor(groups="net.0", every_n_train_steps=50, max_overhead=None)
+    for count in (1, 2):
+        trainer([monitor], max_epochs=1).fit(classifier(reckless), data())
+        assert [record.step for record in monitor.history] == [0] * count
+        assert monitor.state_dict() == {"due": 1, "made": 1, "updates": [12], "broken_updates": 1}
+
+
+def test_a_fit_that_goes_on_counts_on(classifier, trainer, data):
+    monitor = lt.BiLipschitzMonitor(groups="net.0", every_n_train_steps=8, max_overhead=None)
+    made, module = trainer([monitor], max_epochs=1), classifier()
+    made.fit(module, data())
+    made.fit_loop.max_epochs = 2
+    made.fit(module, data())
+    assert [record.step for record in monitor.history] == [0, 8, 16]
+    assert monitor.state_dict()["updates"] == [24]
+
+
+def test_nothing_of_a_fit_that_failed_is_logged_in_the_next(classifier, trainer, data, recorder):
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *args):
+            raise OSError("no room on the disk")
+
+    monitor = lt.BiLipschitzMonitor(max_overhead=None)
+    with pytest.raises(OSError, match="no room"):
+        trainer([Fails(), monitor]).fit(classifier(), data())
+    smaller = classifier()
+    smaller.net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
+    trainer([monitor], logger=[recorder], max_epochs=1).fit(smaller, data())
+    assert recorder.series("bilipschitz.net.0.criticality")
+    assert not recorder.series("bilipschitz.net.4.criticality")
+
+
 def test_hooks_are_gone_after_an_exception(classifier, trainer, data):
     class Fails(type(classifier())):
         def on_train_batch_end(self, *args):
