@@ -275,6 +275,14 @@ def _describe(value: Any) -> Any:
     return value.name if isinstance(value, NeuronGroup) else value
 
 
+def multiple_reached(n: int, step: int, last: int | None) -> bool:
+    """Whether a multiple of n optimizer steps has been reached since ``last``: a batch may make several steps.
+
+    Where that is not known, or was of another run, only a multiple itself tells.
+    """
+    return step % n == 0 if last is None or last > step else step // n > last // n
+
+
 def logger_step(trainer: Any) -> int:
     """The step under which Lightning itself logs what happens in the current batch."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_topo._lightning import shards_parameters
-from lightning_topo.callbacks._monitor import Monitor, logger_step
+from lightning_topo.callbacks._monitor import Monitor, logger_step, multiple_reached
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.functional import sharpness
 
@@ -51,7 +51,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     warns once and logs nothing. Where parameters are sharded over processes it says at the start that it does nothing.
 
     Args:
-        every_n_train_steps: Measure every n-th optimizer step.
+        every_n_train_steps: Measure every n-th optimizer step; where a batch makes several, at the start of the next.
         max_overhead: Share of the training time that measuring may take; None measures every due step.
 
     Attributes:
@@ -75,6 +75,15 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         self._batch_began = 0.0
         self._batches = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of measurements, and the step at which the last batch began."""
+        return {**super().state_dict(), "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counts of a saved run."""
+        super().load_state_dict(state_dict)
+        self._last_step = state_dict.get("last_step")
+
     def forget(self) -> None:
         """A run begins anew."""
         super().forget()
@@ -91,7 +100,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Arm the monitor at the first batch of a due step."""
         step = trainer.global_step
-        self._armed = self.active and step % self.every_n_train_steps == 0 and step != self._last_step
+        self._armed = self.active and multiple_reached(self.every_n_train_steps, step, self._last_step)
         self._last_step = step
         self._batch_began = time.perf_counter()
 
