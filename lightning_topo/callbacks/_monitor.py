@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -68,7 +68,7 @@ class Monitor(Callback, Generic[Record]):
     def state_key(self) -> str:
         """Differs between monitors of different options, so that a Trainer can hold several."""
         if self._state_key is None:  # Lightning asks for it at every hook
-            options = {name: _describe(getattr(self, name)) for name in signature(type(self)).parameters}
+            options = {name: _describe(getattr(self, name)) for name in _options(type(self)) if hasattr(self, name)}
             self._state_key = f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
         return self._state_key
 
@@ -267,6 +267,18 @@ class DueTimes:
 
     seen: int = 0
     ask_again: int = 0
+
+
+def _options(cls: type) -> dict[str, None]:
+    """Names of the options of a class, and of its bases as far as options are handed on to them unnamed."""
+    names: dict[str, None] = {}
+    unnamed = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    for base in cls.__mro__:
+        parameters = signature(base).parameters
+        names |= dict.fromkeys(parameters)
+        if not unnamed & {parameter.kind for parameter in parameters.values()}:
+            break
+    return names
 
 
 def _describe(value: Any) -> Any:

@@ -37,6 +37,31 @@ def test_hooks_of_subclasses_and_other_bases_are_called(classifier, trainer, dat
     assert sorted(calls) == ["other base"] * 2 + ["subclass"] * 2
 
 
+class Passing(lt.BiLipschitzMonitor):
+    def __init__(self, folder="", **options):
+        super().__init__(max_overhead=None, **options)
+
+
+def test_subclasses_may_hand_on_options_that_they_do_not_name(classifier, trainer, data):
+    class Further(Passing):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+
+    monitors = [Passing(groups="net.0"), Passing(groups="net.4"), Further(groups="net.0"), Further(groups="net.4")]
+    assert len({monitor.state_key for monitor in monitors}) == 4
+    assert Passing(groups="net.0").state_key == monitors[0].state_key
+    trainer(monitors, max_steps=1).fit(classifier(), data())
+    assert [monitor.history[0].group for monitor in monitors] == ["net.0", "net.4"] * 2
+
+
+def test_keys_of_the_monitors_are_their_options():
+    """Checkpoints are read by them."""
+    options = "{'every_n_train_steps': 7, 'max_overhead': 0.05}"
+    assert lt.SharpnessMonitor(every_n_train_steps=7).state_key == f"SharpnessMonitor{options}"
+    options = "{'max_criticality': 0.1, 'groups': None}"
+    assert lt.TopologicalStepClipping().state_key == f"TopologicalStepClipping{options}"
+
+
 @pytest.fixture
 def three_steps(classifier):
     """Makes a module with three optimizer steps in each batch."""
