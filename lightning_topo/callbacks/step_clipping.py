@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import shards_parameters
+from lightning_topo._lightning import hides_optimizer_steps, shards_parameters
 from lightning_topo.callbacks._monitor import Groups
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._updates import UpdateMonitor
@@ -72,7 +72,8 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
 
     Raises:
         ValueError: When the bound is out of range; at the first batch, when there is no group.
-        TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons.
+        TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons; and under
+            DeepSpeed, whose optimizers call no hooks.
 
     Example:
         >>> import lightning_topo as lt
@@ -107,12 +108,17 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
         self.updates = self.clipped_updates = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse strategies under which no process sees whole neurons."""
+        """Refuse strategies under which no process sees whole neurons, or no updates."""
         super().setup(trainer, pl_module, stage)
         if self.active and shards_parameters(trainer.strategy):
             raise TypeError(
                 f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
                 f"{type(trainer.strategy).__name__}, which shards the parameters; train without TopologicalStepClipping"
+            )
+        if self.active and hides_optimizer_steps(trainer.strategy):
+            raise TypeError(
+                f"expected a strategy whose optimizers call hooks before and after a step (one device, DDP), got "
+                f"{type(trainer.strategy).__name__}, whose optimizers call none; train without TopologicalStepClipping"
             )
 
     def _obstacle(self, strategy: Any) -> str | None:
