@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "shards_parameters"]
+__all__ = ["Callback", "hides_optimizer_steps", "shards_parameters"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -28,5 +28,13 @@ else:
 
 def shards_parameters(strategy: Any) -> bool:
     """Whether a strategy spreads each parameter over the processes (FSDP, tensor parallelism, DeepSpeed stage 3)."""
-    kinds = {cls.__name__ for cls in type(strategy).__mro__}
-    return bool(kinds & {"FSDPStrategy", "ModelParallelStrategy"}) or getattr(strategy, "zero_stage_3", False)
+    return _is_a(strategy, "FSDPStrategy", "ModelParallelStrategy") or getattr(strategy, "zero_stage_3", False)
+
+
+def hides_optimizer_steps(strategy: Any) -> bool:
+    """Whether a strategy's optimizers are no torch optimizers, and call no hooks around a step (DeepSpeed)."""
+    return _is_a(strategy, "DeepSpeedStrategy")
+
+
+def _is_a(strategy: Any, *names: str) -> bool:
+    return not {cls.__name__ for cls in type(strategy).__mro__}.isdisjoint(names)

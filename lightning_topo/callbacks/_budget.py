@@ -42,15 +42,28 @@ class OverheadBudget:
         self._costs: dict[str, float] = {}
         self._granted = 0.0
         self._kind: str | None = None
+        self._counts_at_start = (0, 0)
 
     @property
     def coverage(self) -> float:
         """Share of the due measurements that were made."""
         return self.made / self.due if self.due else 1.0
 
+    @property
+    def left_all_out(self) -> bool:
+        """Whether measurements have been due since the start, and none was made."""
+        due, made = self._counts_at_start
+        return self.due > due and self.made == made
+
+    def forget(self) -> None:
+        """Another run begins: neither the counts nor the costs of the one before hold there."""
+        self.due = self.made = 0
+        self._costs = {}
+
     def start(self) -> None:
-        """Begin to count training time. The counts of a restored run go on, its times do not."""
+        """Begin to count training time. The counts of a run that continues go on, its times do not."""
         self._began = self._clock()
+        self._counts_at_start = (self.due, self.made)
         self.spent = self._spent_at_admission = self._granted = 0.0
         self._kind = None
 

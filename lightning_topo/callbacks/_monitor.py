@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -39,8 +39,8 @@ class Monitor(Callback, Generic[Record]):
     """A callback that measures now and then, within a time budget, and leaves no trace in training.
 
     Attributes:
-        history: What was measured, a list of frozen records, oldest first. Beyond 100,000 records every second one
-            of the older half is dropped.
+        history: What was measured, a list of frozen records, oldest first, of all fits. Beyond 100,000 records every
+            second one of the older half is dropped.
     """
 
     #: First part of the log keys.
@@ -68,7 +68,7 @@ class Monitor(Callback, Generic[Record]):
     def state_key(self) -> str:
         """Differs between monitors of different options, so that a Trainer can hold several."""
         if self._state_key is None:  # Lightning asks for it at every hook
-            options = {name: _describe(getattr(self, name)) for name in signature(type(self)).parameters}
+            options = {name: _describe(getattr(self, name)) for name in _options(type(self)) if hasattr(self, name)}
             self._state_key = f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
         return self._state_key
 
@@ -86,11 +86,18 @@ class Monitor(Callback, Generic[Record]):
         yields = self.from_environment and any(not c.from_environment for c in rivals)
         self._processes, self._due_times = Processes.of(trainer), {}
         self.active = stage == "fit" and not yields
+        if stage == "fit" and trainer.global_step == 0:
+            self.forget()  # Lightning restores from a checkpoint after this
         obstacle = self._obstacle(trainer.strategy) if self.active else None
         if obstacle is not None:
             self.active = False
             if self._processes.lead:
                 self._warn_once(f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored.")
+
+    def forget(self) -> None:
+        """A run begins anew: drop what is known of an earlier one, of another model maybe. The history stays."""
+        self._budget.forget()
+        self._warned = set()
 
     def _obstacle(self, strategy: Any) -> str | None:
         """Why nothing can be measured under this strategy, or None."""
@@ -262,10 +269,30 @@ class DueTimes:
     ask_again: int = 0
 
 
+def _options(cls: type) -> dict[str, None]:
+    """Names of the options of a class, and of its bases as far as options are handed on to them unnamed."""
+    names: dict[str, None] = {}
+    unnamed = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    for base in cls.__mro__:
+        parameters = signature(base).parameters
+        names |= dict.fromkeys(parameters)
+        if not unnamed & {parameter.kind for parameter in parameters.values()}:
+            break
+    return names
+
+
 def _describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_describe(item) for item in value]
     return value.name if isinstance(value, NeuronGroup) else value
+
+
+def multiple_reached(n: int, step: int, last: int | None) -> bool:
+    """Whether a multiple of n optimizer steps has been reached since ``last``: a batch may make several steps.
+
+    Where that is not known, or was of another run, only a multiple itself tells.
+    """
+    return step % n == 0 if last is None or last > step else step // n > last // n
 
 
 def logger_step(trainer: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_topo._lightning import hides_optimizer_steps
 from lightning_topo.callbacks._monitor import GroupMonitor, Groups, Record, logger_step
 
 
@@ -19,6 +20,12 @@ class UpdateMonitor(GroupMonitor[Record]):
         self._handles: list[Any] = []
         self._armed = False
         self._step = 0
+
+    def _obstacle(self, strategy: Any) -> str | None:
+        obstacle = super()._obstacle(strategy)
+        if obstacle is None and hides_optimizer_steps(strategy):
+            return "under DeepSpeed, whose optimizers call no hooks before and after a step"
+        return obstacle
 
     def listen(self, trainer: Any) -> None:
         """Have ``before_step`` and ``after_step`` called; those that listen first are called first."""

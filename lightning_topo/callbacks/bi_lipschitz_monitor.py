@@ -19,7 +19,8 @@ from lightning_topo.callbacks._updates import UpdateMonitor
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.neurons import NeuronGroup
 
-# Groups are measured together while a turn's work (see NeuronSample) is at most this: 0.3 seconds on one core.
+# On a limited budget, groups are measured together while a turn's work (see NeuronSample) is at most this: 0.3 seconds
+# on one core.
 _WORK_PER_TURN = 2**25
 
 
@@ -64,7 +65,8 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
     broken_updates, coverage}``: the largest κ and the smallest η* of the groups' latest values, the measured updates
     so far with κ >= 1, and the share of due updates that were measured.
 
-    Groups that together have too many neurons and parameters for one measurement (about 0.3 s on one core) take turns.
+    Where ``max_overhead`` is limited, groups that together have too many neurons and parameters for one measurement
+    (about 0.3 s on one core) take turns.
 
     Training is not touched: the points are copied before and after ``optimizer.step`` and compared. Works with any
     torch optimizer, several of them, parameter groups, gradient accumulation, clipping, mixed precision and manual
@@ -78,11 +80,11 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
             sample is random, and the bound is weaker.
         every_n_train_steps: Measure every n-th update of each optimizer.
         max_overhead: Share of the training time that measuring may take; due updates beyond it are left out. None
-            measures every due update.
+            measures every group at every due update.
 
     Attributes:
         history: List of ``BiLipschitzRecord``.
-        broken_updates: Measured updates with κ >= 1 in some group.
+        broken_updates: Measured updates of the run with κ >= 1 in some group.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -124,6 +126,11 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
         super().load_state_dict(state_dict)
         self._updates, self.broken_updates = list(state_dict["updates"]), state_dict["broken_updates"]
 
+    def forget(self) -> None:
+        """A run begins anew, and updates are counted from there."""
+        super().forget()
+        self._updates, self.broken_updates = [], 0
+
     def groups_found(self, trainer: Any, pl_module: Any) -> None:
         """Watch the optimizers' updates."""
         keep_all = not self._processes.sharded  # only sampled rows are gathered
@@ -158,7 +165,7 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
     def release(self) -> None:
         """Listen no more."""
         super().release()
-        self._before, self._measured, self._model = {}, False, None
+        self._before, self._latest, self._measured, self._model = {}, {}, False, None
 
     def before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons, where the update is to be measured."""
@@ -183,7 +190,7 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
             self._before[group.name] = self._samples[group.name].before(model)
 
     def _turn(self, index: int, optimizer: Optimizer, model: Any) -> list[tuple[NeuronGroup, float]]:
-        """Groups to measure now, those that have waited longest, and their learning rates.
+        """Groups to measure now, and their learning rates: on a limited budget those that have waited longest.
 
         The rates are read before the update: after it a scheduler may already have set the next ones.
         """
@@ -193,7 +200,7 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
             learning_rate = _learning_rate(queue[0], optimizer, model)
             if learning_rate is not None:
                 work += self._samples[queue[0].name].work(model)
-                if turn and work > _WORK_PER_TURN:
+                if turn and work > _WORK_PER_TURN and self.max_overhead is not None:
                     break
                 turn.append((queue[0], learning_rate))
             queue.rotate(-1)

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topo.callbacks._monitor import GroupMonitor, Groups, logger_step, require_positive_int
+from lightning_topo.callbacks._monitor import (
+    GroupMonitor,
+    Groups,
+    logger_step,
+    multiple_reached,
+    require_positive_int,
+)
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._snapshot import Cloud, Snapshot
 from lightning_topo.callbacks._tensorboard import has_tensorboard
@@ -62,8 +68,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     still waits when the group's next is due gives way to it. At the end one group's are made in any case, and more
     while the run has spent less than a second in all, or less than ``max_overhead`` allows.
 
-    Measured before the first update, after every n-th optimizer step, and at the end of training. Groups that take more
-    than ``max_overhead`` allows take turns; drift is then counted from the first turn of each.
+    Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
+    and at the end of training. Groups that take more than ``max_overhead`` allows take turns; drift is then counted
+    from the first turn of each.
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
@@ -117,14 +124,22 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
+        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
+        self._turns: list[NeuronGroup] = []
+        self._dearest = 0.0
+        self._forget_start()
+
+    def _forget_start(self) -> None:
         self._first: dict[str, Snapshot] = {}
         self._last: dict[str, Snapshot] = {}
         self._betti_indices: dict[str, Tensor] = {}
         self._n_measured: dict[str, int] = {}
-        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
         self._measured_at: int | None = None
-        self._turns: list[NeuronGroup] = []
-        self._dearest = 0.0
+
+    def forget(self) -> None:
+        """A run begins anew, and drift is counted from there."""
+        super().forget()
+        self._forget_start()
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, and the first snapshot of each group as tensors and numbers."""
@@ -144,6 +159,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the saved first snapshots."""
         super().load_state_dict(state_dict)
+        self._forget_start()
         self._measured_at = state_dict["measured_at"]
         for name, saved in state_dict["first"].items():
             diagrams = Persistence(tuple(saved["diagrams"]), saved["diameter"], 0.0, len(saved["points"]))
@@ -168,7 +184,7 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure when a due number of optimizer steps is reached."""
-        if self._found and trainer.global_step % self.every_n_train_steps == 0:
+        if self._found and multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo._lightning import shards_parameters
-from lightning_topo.callbacks._monitor import Monitor, logger_step
+from lightning_topo.callbacks._monitor import Monitor, logger_step, multiple_reached
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.functional import sharpness
 
@@ -55,7 +55,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     parameters are sharded over processes it says at the start that it does nothing.
 
     Args:
-        every_n_train_steps: Measure every n-th optimizer step.
+        every_n_train_steps: Measure every n-th optimizer step; where a batch makes several, at the start of the next.
         max_overhead: Share of the training time that measuring may take; None measures every due step.
 
     Attributes:
@@ -77,18 +77,34 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         self._armed = False
         self._last_step: int | None = None
         self._batch_began = 0.0
+        self._batches = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of measurements, and the step at which the last batch began."""
+        return {**super().state_dict(), "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counts of a saved run."""
+        super().load_state_dict(state_dict)
+        self._last_step = state_dict.get("last_step")
+
+    def forget(self) -> None:
+        """A run begins anew."""
+        super().forget()
+        self._last_step = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
         super().on_train_start(trainer, pl_module)
         self.ready = True
+        self._batches = _batches_left(trainer)
         if self._processes.lead:
             write_layout(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Arm the monitor at the first batch of a due step."""
         step = trainer.global_step
-        self._armed = self.active and step % self.every_n_train_steps == 0 and step != self._last_step
+        self._armed = self.active and multiple_reached(self.every_n_train_steps, step, self._last_step)
         self._last_step = step
         self._batch_began = time.perf_counter()
 
@@ -98,7 +114,7 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
             return
         self._armed = False
         forward = time.perf_counter() - self._batch_began
-        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * _batches(trainer)):
+        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
             return
         metrics: dict[str, float] = {}
         if self._processes.lead:
@@ -111,12 +127,12 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
             self.write(trainer, metrics)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say so when the run was too short to measure anything."""
-        if self.active and self._processes.lead and self._budget.due and not self._budget.made:
+        """Say so when the fit was too short to measure anything."""
+        if self.active and self._processes.lead and self._budget.left_all_out:
             self._warn_once(
-                f"SharpnessMonitor measured nothing: one measurement takes about as long as {_FORWARD_PASSES // 3} "
-                f"training steps, more than max_overhead={self.max_overhead:g} leaves in a run of this length. Pass a "
-                "larger max_overhead, or None to measure every due step."
+                "SharpnessMonitor measured nothing in this fit: one measurement takes about as long as "
+                f"{_FORWARD_PASSES // 3} training steps, more than max_overhead={self.max_overhead:g} leaves in a fit "
+                "of this length. Pass a larger max_overhead, or None to measure every due step."
             )
 
     def _obstacle(self, strategy: Any) -> str | None:
@@ -132,10 +148,10 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
         return {"inverse sharpness": ["sharpness/inverse"]}
 
 
-def _batches(trainer: Any) -> float:
-    """Training batches of the whole run, as far as its limits tell."""
-    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+def _batches_left(trainer: Any) -> float:
+    """Training batches of a fit that is about to begin, as far as the run's limits tell."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps - trainer.global_step
     return min(epochs * trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import shards_parameters
+from lightning_topo._lightning import hides_optimizer_steps, shards_parameters
 from lightning_topo.callbacks._monitor import Groups
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._updates import UpdateMonitor
@@ -67,12 +67,13 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
 
     Attributes:
         history: List of ``ClippingRecord``: the groups scaled back in each update that was, and all where logged.
-        updates: Optimizer steps so far.
+        updates: Optimizer steps of the run so far.
         clipped_updates: Those that were scaled back, in part or as a whole.
 
     Raises:
         ValueError: When the bound is out of range; at the first batch, when there is no group.
-        TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons.
+        TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons; and under
+            DeepSpeed, whose optimizers call no hooks.
 
     Example:
         >>> import lightning_topo as lt
@@ -101,13 +102,23 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
         """Continue the counts of a saved run."""
         self.updates, self.clipped_updates = state_dict["updates"], state_dict["clipped_updates"]
 
+    def forget(self) -> None:
+        """A run begins anew, and updates are counted from there."""
+        super().forget()
+        self.updates = self.clipped_updates = 0
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse strategies under which no process sees whole neurons."""
+        """Refuse strategies under which no process sees whole neurons, or no updates."""
         super().setup(trainer, pl_module, stage)
         if self.active and shards_parameters(trainer.strategy):
             raise TypeError(
                 f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
                 f"{type(trainer.strategy).__name__}, which shards the parameters; train without TopologicalStepClipping"
+            )
+        if self.active and hides_optimizer_steps(trainer.strategy):
+            raise TypeError(
+                f"expected a strategy whose optimizers call hooks before and after a step (one device, DDP), got "
+                f"{type(trainer.strategy).__name__}, whose optimizers call none; train without TopologicalStepClipping"
             )
 
     def _obstacle(self, strategy: Any) -> str | None:

@@ -125,10 +125,37 @@ def test_sampled_criticality_is_a_lower_bound(trainer, data, classifier):
     assert any(a.criticality == b.criticality for a, b in zip(part.history, full.history, strict=True))
 
 
-def test_groups_of_a_large_model_take_turns(classifier, trainer, data, recorder, monkeypatch):
+class Clock(pl.Callback):
+    """A batch takes one second, and measuring no time: the budget admits all."""
+
+    now = 0.0
+
+    def on_train_batch_start(self, *args):
+        self.now += 1
+
+    def __call__(self):
+        return self.now
+
+
+def untimed(**options):
+    """A monitor of a limited budget that is never used up, and the clock to list before it."""
+    clock, monitor = Clock(), lt.BiLipschitzMonitor(max_overhead=1.0, **options)
+    monitor._budget._clock = clock
+    return clock, monitor
+
+
+def test_without_a_limit_all_groups_of_a_large_model_are_measured(classifier, trainer, data, recorder, monkeypatch):
     monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
     monitor = lt.BiLipschitzMonitor(max_overhead=None)
-    trainer([monitor], logger=[recorder]).fit(classifier(), data())
+    trainer([monitor], logger=[recorder], max_epochs=1).fit(classifier(), data())
+    assert [(r.step, r.group) for r in monitor.history] == [(k, name) for k in range(12) for name in ("net.0", "net.4")]
+    assert recorder.series("bilipschitz.coverage")[-1] == (11, 1.0)
+
+
+def test_groups_of_a_large_model_take_turns(classifier, trainer, data, recorder, monkeypatch):
+    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
+    clock, monitor = untimed()
+    trainer([clock, monitor], logger=[recorder]).fit(classifier(), data())
     assert [record.group for record in monitor.history] == ["net.0", "net.4"] * 12
     assert [record.step for record in monitor.history] == list(range(24))
     # Over all groups: the latest value of each, also of the one whose turn it was not.
@@ -143,9 +170,9 @@ def test_turns_are_those_of_the_optimizer(classifier, trainer, data, monkeypatch
     monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
     groups = [lt.NeuronGroup(name, (lt.Member(f"{name}.bias"),)) for name in ("net.0", "net.6")]
     monkeypatch.setattr("lightning_topo.callbacks._monitor.select_groups", lambda *args: tuple(groups))
-    monitor = lt.BiLipschitzMonitor(groups=groups, max_overhead=None)
+    clock, monitor = untimed(groups=groups)
     module = classifier(lambda m: torch.optim.SGD(m.net[6].parameters(), lr=0.1))
-    trainer([monitor], max_epochs=1).fit(module, data())
+    trainer([clock, monitor], max_epochs=1).fit(module, data())
     assert [(record.step, record.group) for record in monitor.history] == [(step, "net.6") for step in range(12)]
 
 
@@ -171,6 +198,42 @@ def test_resuming_continues_the_counts(classifier, trainer, data, tmp_path, weig
     assert second.state_dict()["updates"] == [24]
     assert second.broken_updates >= first.broken_updates > 0
     assert min(record.step for record in second.history) == 12
+
+
+def test_a_fresh_fit_counts_anew(classifier, trainer, data):
+    def reckless(module):
+        return torch.optim.SGD(module.parameters(), lr=100.0)
+
+    monitor = lt.BiLipschitzMonitor(groups="net.0", every_n_train_steps=50, max_overhead=None)
+    for count in (1, 2):
+        trainer([monitor], max_epochs=1).fit(classifier(reckless), data())
+        assert [record.step for record in monitor.history] == [0] * count
+        assert monitor.state_dict() == {"due": 1, "made": 1, "updates": [12], "broken_updates": 1}
+
+
+def test_a_fit_that_goes_on_counts_on(classifier, trainer, data):
+    monitor = lt.BiLipschitzMonitor(groups="net.0", every_n_train_steps=8, max_overhead=None)
+    made, module = trainer([monitor], max_epochs=1), classifier()
+    made.fit(module, data())
+    made.fit_loop.max_epochs = 2
+    made.fit(module, data())
+    assert [record.step for record in monitor.history] == [0, 8, 16]
+    assert monitor.state_dict()["updates"] == [24]
+
+
+def test_nothing_of_a_fit_that_failed_is_logged_in_the_next(classifier, trainer, data, recorder):
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *args):
+            raise OSError("no room on the disk")
+
+    monitor = lt.BiLipschitzMonitor(max_overhead=None)
+    with pytest.raises(OSError, match="no room"):
+        trainer([Fails(), monitor]).fit(classifier(), data())
+    smaller = classifier()
+    smaller.net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
+    trainer([monitor], logger=[recorder], max_epochs=1).fit(smaller, data())
+    assert recorder.series("bilipschitz.net.0.criticality")
+    assert not recorder.series("bilipschitz.net.4.criticality")
 
 
 def test_hooks_are_gone_after_an_exception(classifier, trainer, data):

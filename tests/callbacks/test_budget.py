@@ -65,6 +65,19 @@ def test_costs_are_those_of_the_kind():
     assert not budget.admits("dear")
 
 
+def test_another_run_knows_no_cost_and_no_count():
+    budget, _ = run(0.05, 100, 1.0, 10.0)
+    assert budget.made
+    budget.start()
+    assert not budget.admits()
+    assert budget.left_all_out  # since this start
+    budget.forget()
+    budget.start()
+    assert (budget.due, budget.made, budget.left_all_out) == (0, 0, False)
+    assert budget.admits()
+    assert (budget.due, budget.made, budget.left_all_out) == (1, 1, False)
+
+
 def test_a_failing_measurement_is_charged_too():
     clock = Clock()
     budget = OverheadBudget(0.05, clock)

@@ -113,13 +113,51 @@ def test_resuming_measures_drift_from_the_first_start(classifier, trainer, data,
     trainer([second]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", **weights_only)
     assert second.history == [record for record in whole.history if record.step > 12]
     assert second.state_dict()["made"] == whole.state_dict()["made"]
+    # A callback that has seen another run goes on from the checkpoint as well.
+    trainer([whole]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", **weights_only)
+    assert whole.history[-len(second.history) :] == second.history
+    assert whole.state_dict()["made"] == second.state_dict()["made"]
+
+
+def test_a_fresh_fit_starts_anew(classifier, trainer, data):
+    """Of another model with other layers, under the same names or not, and of fewer steps than are due."""
+
+    def smaller():
+        module = classifier()
+        module.net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
+        return module
+
+    twice, once = lt.PersistenceMonitor(max_overhead=None), lt.PersistenceMonitor(max_overhead=None)
+    torch.manual_seed(0)
+    trainer([twice], max_epochs=1).fit(classifier(), data(shuffle=False))
+    first = list(twice.history)
+    trainer([twice], max_epochs=1).fit(smaller(), data(shuffle=False))
+    trainer([once], max_epochs=1).fit(smaller(), data(shuffle=False))
+    assert [record.step for record in once.history] == [0, 12]
+    assert twice.history == first + once.history
+    assert {k: v for k, v in twice.state_dict().items() if k != "first"} == {"due": 2, "made": 2, "measured_at": 12}
+
+
+def test_a_fit_that_goes_on_keeps_its_start(classifier, trainer, data):
+    monitor, whole = (lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=6) for _ in range(2))
+    trainer([whole]).fit(classifier(), data(shuffle=False))
+    made, module = trainer([monitor], max_epochs=1), classifier()
+    made.fit(module, data(shuffle=False))
+    made.fit_loop.max_epochs = 2
+    made.fit(module, data(shuffle=False))
+    assert monitor.history == whole.history
 
 
 def test_a_checkpoint_of_another_model_is_dropped_with_a_warning(classifier, trainer, data):
-    monitor = lt.PersistenceMonitor(max_overhead=None)
+    class Restored(lt.PersistenceMonitor):
+        def setup(self, trainer, pl_module, stage):
+            super().setup(trainer, pl_module, stage)
+            self.load_state_dict(saved)  # as Lightning does, after ``setup``
+
+    monitor = Restored(max_overhead=None)
     first = {"indices": torch.arange(5), "points": torch.zeros(5, 3), "diagrams": [], "diameter": 1.0}
     first |= {"betti_indices": torch.arange(5), "n_measured": 3}
-    monitor.load_state_dict({"due": 1, "made": 1, "measured_at": None, "first": {"net.0": first, "other": first}})
+    saved = {"due": 1, "made": 1, "measured_at": None, "first": {"net.0": first, "other": first}}
     with pytest.warns(UserWarning, match="does not fit this model"):
         trainer([monitor]).fit(classifier(), data())
     assert len(monitor.history) >= 4

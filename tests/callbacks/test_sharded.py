@@ -229,7 +229,7 @@ def test_fit_ends_when_one_process_fails(name, processes, tmp_path, recorder):
 
 
 def resumed(rank, name, folder, recorder):
-    """The same callbacks see a second fit, and new ones continue from a checkpoint."""
+    """The same callbacks see a second fit, of a fresh model, and new ones continue from a checkpoint."""
     monitors = three()
     fit(rank, name, folder, recorder, monitors)
     fit(rank, name, folder, recorder, monitors)
@@ -245,7 +245,7 @@ def resumed(rank, name, folder, recorder):
 def test_a_second_fit_and_a_resumed_one(name, processes, tmp_path, recorder):
     first, second = processes(2, resumed, name, tmp_path, copy.deepcopy(recorder))
     assert second == [0] * 6
-    twice_and_resumed = [48, 18, 12, 12, 4, 3] if name == "ddp" else [48, 18, 0, 12, 4, 0]
+    twice_and_resumed = [48, 20, 12, 12, 4, 3] if name == "ddp" else [48, 20, 0, 12, 4, 0]
     assert first == twice_and_resumed
 
 
@@ -281,18 +281,70 @@ def test_the_finder_refuses_at_the_start(processes, tmp_path, recorder):
     processes(2, search, tmp_path, copy.deepcopy(recorder))
 
 
-class DeepSpeed(pl.strategies.SingleDeviceStrategy):
-    zero_stage_3 = True
+class NotOfTorch:
+    """An optimizer that is none of torch's, as DeepSpeed's, and calls no hooks."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.param_groups, self.state = optimizer.param_groups, optimizer.state
+
+    def step(self, closure):
+        return self.optimizer.step(closure)
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
 
 
-def test_deepspeed_stage_3_is_refused_in_words(tmp_path):
+class DeepSpeedStrategy(pl.strategies.SingleDeviceStrategy):
+    """In the place of Lightning's, which is known by its name."""
+
+    def __init__(self, stage):
+        super().__init__("cpu")
+        self.zero_stage_3 = stage == 3
+
+    def setup_optimizers(self, trainer):
+        super().setup_optimizers(trainer)
+        self.optimizers = [NotOfTorch(optimizer) for optimizer in self.optimizers]
+
+
+class OfOnesOwn(DeepSpeedStrategy):
+    pass
+
+
+@pytest.fixture
+def deepspeed(tmp_path):
+    def make(stage, callbacks=(), kind=DeepSpeedStrategy):
+        return pl.Trainer(
+            callbacks=list(callbacks), strategy=kind(stage), default_root_dir=tmp_path, max_epochs=1,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        )  # fmt: skip
+
+    return make
+
+
+def test_deepspeed_stage_3_is_refused_in_words(deepspeed):
     monitors = three()
-    options = {"logger": False, "enable_checkpointing": False, "max_epochs": 1, "enable_progress_bar": False}
-    trainer = pl.Trainer(callbacks=list(monitors), strategy=DeepSpeed("cpu"), default_root_dir=tmp_path, **options)
+    trainer = deepspeed(3, monitors)
     with pytest.warns(UserWarning, match="does not measure under") as seen:
         trainer.fit(Net(), loader())
-    assert len([w for w in seen if "does not measure under" in str(w.message)]) == 3
+    said = [str(w.message) for w in seen if "does not measure under" in str(w.message)]
+    assert len(said) == 3
+    assert "does not measure under DeepSpeed stage 3, which spreads the parameters" in said[0]
     assert [monitor.history for monitor in monitors] == [[], [], []]
     assert not math.isnan(trainer.global_step)
-    with pytest.raises(TypeError, match="got DeepSpeed, which shards the parameters"):
-        lt.topological_lr_find(pl.Trainer(strategy=DeepSpeed("cpu"), **options), Net(), loader())
+    with pytest.raises(TypeError, match="got DeepSpeedStrategy, which shards the parameters"):
+        lt.topological_lr_find(deepspeed(3), Net(), loader())
+
+
+@pytest.mark.parametrize("kind", [DeepSpeedStrategy, OfOnesOwn])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_deepspeed_stages_1_and_2_show_no_updates(stage, kind, deepspeed):
+    monitors = three()
+    trainer = deepspeed(stage, monitors, kind)
+    with pytest.warns(UserWarning, match="BiLipschitzMonitor does not measure under DeepSpeed, whose optim") as seen:
+        trainer.fit(Net(), loader())
+    assert len([w for w in seen if "does not measure under" in str(w.message)]) == 1
+    assert [len(monitor.history) for monitor in monitors] == [0, 6, 3]
+    assert trainer.global_step == 6
+    with pytest.raises(TypeError, match=rf"call hooks before and after a step .* got {kind.__name__}, .*train without"):
+        deepspeed(stage, [lt.TopologicalStepClipping()], kind).fit(Net(), loader())

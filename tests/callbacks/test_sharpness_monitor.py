@@ -150,6 +150,34 @@ def test_a_run_too_short_to_pay_for_a_measurement_says_so(smooth, trainer, data)
     assert monitor.history == []
 
 
+def test_a_second_fit_too_short_to_pay_says_so_too(smooth, trainer, data):
+    monitor = lt.SharpnessMonitor()
+    trainer([monitor], max_epochs=1).fit(smooth(), data())
+    assert len(monitor.history) == 1
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="SharpnessMonitor measured nothing"):
+            trainer([monitor, Slow(monitor)]).fit(smooth(), data())
+    assert len(monitor.history) == 1
+    assert monitor.state_dict()["due"] == 1
+
+
+def test_a_fresh_fit_after_one_of_a_single_step_is_measured(smooth, trainer, data):
+    monitor = lt.SharpnessMonitor(max_overhead=None)
+    for _ in range(2):
+        trainer([monitor], max_steps=1).fit(smooth(), data())
+    assert [record.step for record in monitor.history] == [0, 0]
+
+
+def test_a_fit_that_goes_on_borrows_from_its_own_batches(smooth, trainer, data, monkeypatch):
+    monitor, asked = lt.SharpnessMonitor(every_n_train_steps=12), []
+    monkeypatch.setattr(monitor, "admits", lambda guess, run_time: asked.append(20 * run_time / guess))
+    made, module = trainer([monitor], max_epochs=2), smooth()
+    made.fit(module, data())
+    made.fit_loop.max_epochs = 3
+    made.fit(module, data())
+    assert asked == pytest.approx([24, 24, 12])
+
+
 @pytest.mark.parametrize("limits", [{"max_epochs": 1000}, {"max_epochs": -1, "max_steps": 1000}])
 def test_a_long_run_pays_for_its_first_measurement(limits, smooth, trainer, data):
     class Stop(pl.Callback):

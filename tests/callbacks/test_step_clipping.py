@@ -199,6 +199,14 @@ def test_counts_continue_after_a_checkpoint(classifier, trainer, data, tmp_path,
     assert again.clipped_updates >= clipping.clipped_updates > 0
 
 
+def test_a_fresh_fit_counts_anew(classifier, trainer, data):
+    clipping = lt.TopologicalStepClipping(BOUND)
+    for _ in range(2):
+        trainer([clipping], max_epochs=1).fit(classifier(fast()), data(shuffle=False))
+        assert clipping.updates == 12
+        assert 0 < clipping.clipped_updates <= 12
+
+
 def test_tensorboard_has_a_chart(classifier, trainer, data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -330,7 +338,7 @@ def test_an_unknown_group_is_an_error(classifier, trainer, data):
 @pytest.mark.parametrize("kind", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
 def test_sharded_strategies_are_refused_at_the_start(kind, classifier):
     strategy = type(kind, (), {"zero_stage_3": kind == "DeepSpeedStrategy"})()
-    made = SimpleNamespace(callbacks=[], strategy=strategy, world_size=2, is_global_zero=True)
+    made = SimpleNamespace(callbacks=[], strategy=strategy, world_size=2, is_global_zero=True, global_step=0)
     with pytest.raises(TypeError, match=rf"{kind}, which shards the parameters"):
         lt.TopologicalStepClipping().setup(made, classifier(), "fit")
 
