@@ -348,3 +348,5 @@ def test_deepspeed_stages_1_and_2_show_no_updates(stage, kind, deepspeed):
     assert trainer.global_step == 6
     with pytest.raises(TypeError, match=rf"call hooks before and after a step .* got {kind.__name__}, .*train without"):
         deepspeed(stage, [lt.TopologicalStepClipping()], kind).fit(Net(), loader())
+    with pytest.raises(TypeError, match=rf"call hooks before and after a step .* got {kind.__name__}, .*under another"):
+        lt.topological_lr_find(deepspeed(stage, [], kind), Net(), loader())
