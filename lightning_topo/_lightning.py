@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "hides_optimizer_steps", "shards_parameters"]
+__all__ = ["Callback", "hides_optimizer_steps", "require_whole_updates", "shards_parameters"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -34,6 +34,19 @@ def shards_parameters(strategy: Any) -> bool:
 def hides_optimizer_steps(strategy: Any) -> bool:
     """Whether a strategy's optimizers are no torch optimizers, and call no hooks around a step (DeepSpeed)."""
     return _is_a(strategy, "DeepSpeedStrategy")
+
+
+def require_whole_updates(strategy: Any, advice: str) -> None:
+    """Raise a TypeError, with advice, where no process sees what an update does to all neurons."""
+    if shards_parameters(strategy):
+        wanted, got = "keeps the whole model on each process", "shards the parameters"
+    elif hides_optimizer_steps(strategy):
+        wanted, got = "has optimizers that call hooks before and after a step", "has none"
+    else:
+        return
+    raise TypeError(
+        f"expected a strategy that {wanted} (one device, DDP), got {type(strategy).__name__}, which {got}; {advice}"
+    )
 
 
 def _is_a(strategy: Any, *names: str) -> bool:

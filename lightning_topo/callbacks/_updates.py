@@ -9,7 +9,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_topo._lightning import hides_optimizer_steps
-from lightning_topo.callbacks._monitor import GroupMonitor, Groups, Record, logger_step
+from lightning_topo.callbacks._group_monitor import GroupMonitor, Groups
+from lightning_topo.callbacks._monitor import Record, logger_step
 
 
 class UpdateMonitor(GroupMonitor[Record]):

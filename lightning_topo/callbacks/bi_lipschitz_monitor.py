@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.callbacks._monitor import Groups, require_positive_int
+from lightning_topo.callbacks._group_monitor import Groups
+from lightning_topo.callbacks._monitor import require_positive_int
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._sample import NeuronSample
 from lightning_topo.callbacks._updates import UpdateMonitor

@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topo.callbacks._monitor import (
-    GroupMonitor,
-    Groups,
-    logger_step,
-    multiple_reached,
-    require_positive_int,
-)
+from lightning_topo.callbacks._group_monitor import GroupMonitor, Groups
+from lightning_topo.callbacks._monitor import logger_step, multiple_reached, require_positive_int
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._snapshot import Cloud, Snapshot
 from lightning_topo.callbacks._tensorboard import has_tensorboard

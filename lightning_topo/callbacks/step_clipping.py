@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import hides_optimizer_steps, shards_parameters
-from lightning_topo.callbacks._monitor import Groups
+from lightning_topo._lightning import require_whole_updates
+from lightning_topo.callbacks._group_monitor import Groups
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._updates import UpdateMonitor
 from lightning_topo.clipping import GroupUpdate, StepClipper, require_criticality
@@ -110,16 +110,8 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which no process sees whole neurons, or no updates."""
         super().setup(trainer, pl_module, stage)
-        if self.active and shards_parameters(trainer.strategy):
-            raise TypeError(
-                f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
-                f"{type(trainer.strategy).__name__}, which shards the parameters; train without TopologicalStepClipping"
-            )
-        if self.active and hides_optimizer_steps(trainer.strategy):
-            raise TypeError(
-                f"expected a strategy whose optimizers call hooks before and after a step (one device, DDP), got "
-                f"{type(trainer.strategy).__name__}, whose optimizers call none; train without TopologicalStepClipping"
-            )
+        if self.active:
+            require_whole_updates(trainer.strategy, f"train without {type(self).__name__}")
 
     def _obstacle(self, strategy: Any) -> str | None:
         return None  # an error in ``setup``: who asks for this must not go without

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_topo.functional._pairs import from_mean
 from lightning_topo.functional._suspects import SuspectSearch
 from lightning_topo.functional.criticality import criticality
 from lightning_topo.neurons import NeuronGroup
@@ -94,7 +95,7 @@ class GroupUpdates:
         before = _rows(self._kept)
         rounding = torch.linalg.vector_norm(update - factor * unscaled, dim=1) * (1 + _ROUNDING)
         if len(self._search(before, rounding, 0.9 * (1 - AIM) * self._max_criticality)):
-            return self.criticality(update, torch.linalg.vector_norm(update - update.mean(0), dim=1))
+            return self.criticality(update, from_mean(update))
         return factor * kappa
 
     def _among(self, before: Tensor, update: Tensor, neurons: Tensor) -> float:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_topo.clipping._optimizer_state import forget_first_moments, forget_non_finite
 from lightning_topo.clipping._update import AIM, GroupUpdates
+from lightning_topo.functional._pairs import from_mean
 from lightning_topo.neurons import NeuronGroup
 
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
@@ -157,7 +158,7 @@ class StepClipper:
 
     def _criticalities(self, updates: list[Tensor], exact: bool) -> list[float]:
         """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
-        spreads = [torch.linalg.vector_norm(update - update.mean(0), dim=1) for update in updates]
+        spreads = [from_mean(update) for update in updates]
         # One copy from the device for all groups. A sum is finite when its terms are.
         numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
         values = torch.stack([number.to(numbers[0].device, torch.float32) for number in numbers]).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_topo._lightning import Callback, hides_optimizer_steps, shards_parameters
+from lightning_topo._lightning import Callback, require_whole_updates
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._random_state import random_state_kept
@@ -104,7 +104,7 @@ class TopologicalLearningRateFinder(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which nothing can be found."""
         if stage == "fit" and self.result is None and not trainer.fast_dev_run:
-            require_whole_updates(trainer)
+            require_searchable(trainer.strategy)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
@@ -183,19 +183,9 @@ _ADVICE = {
 }
 
 
-def require_whole_updates(trainer: Any) -> None:
+def require_searchable(strategy: Any) -> None:
     """Raise a TypeError, at the start, where trials could not see what an update does to all neurons."""
-    if shards_parameters(trainer.strategy):
-        raise TypeError(
-            f"expected a strategy that keeps the whole model on each process (one device, DDP), got "
-            f"{type(trainer.strategy).__name__}, which shards the parameters; find the learning rate of a model that "
-            "fits on one device, or train without the finder"
-        )
-    if hides_optimizer_steps(trainer.strategy):
-        raise TypeError(
-            f"expected a strategy whose optimizers call hooks before and after a step (one device, DDP), got "
-            f"{type(trainer.strategy).__name__}, whose optimizers call none; find the learning rate under another one"
-        )
+    require_whole_updates(strategy, "find the learning rate under another one, or train without the finder")
 
 
 def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:

@@ -12,7 +12,7 @@ from torch._dynamo import OptimizedModule
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._shield import lightning_of, shield
 from lightning_topo.finder._snapshot import Snapshot
-from lightning_topo.finder.callback import TopologicalLearningRateFinder, base_rates, require_whole_updates
+from lightning_topo.finder.callback import TopologicalLearningRateFinder, base_rates, require_searchable
 from lightning_topo.finder.result import TopologicalLRResult
 
 
@@ -52,7 +52,7 @@ def topological_lr_find(
     if trainer.fast_dev_run:
         warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
         return None
-    require_whole_updates(trainer)
+    require_searchable(trainer.strategy)
     attribute = finder._attribute(model, datamodule)
     snapshot = Snapshot(trainer, model, datamodule)
     try:

@@ -45,6 +45,11 @@ def _single_precision_is_kept() -> bool:
         return False
 
 
+def from_mean(points: Tensor) -> Tensor:
+    """Lengths of points relative to their mean, shape (n,): of an update, without what all have in common."""
+    return torch.linalg.vector_norm(points - points.mean(0), dim=1)
+
+
 def pair_blocks(clouds: Sequence[Tensor], exact: bool = True) -> Iterator[tuple[slice, list[Tensor]]]:
     """Squared distances within each float64 cloud (n, D): rows i of a block against columns j >= its first row.
 
@@ -81,9 +86,13 @@ def resolved(rows: slice, d2: Tensor, u2: Tensor, before: Tensor, after: Tensor)
         before: ``resolution`` of the points before the update.
         after: That of the points after it.
     """
-    pairs = (u2 == 0) | (u2 >= after[rows, None] + after[None, rows.start :])
-    pairs &= d2 > before[rows, None] + before[None, rows.start :]
-    return pairs.triu_(1)
+    limits = (part[rows, None] + part[None, rows.start :] for part in (before, after))
+    return not_lost(d2, u2, *limits).triu_(1)
+
+
+def not_lost(d2: Tensor, u2: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The same of any pairs, given the smallest squared lengths that rounding leaves before and after the update."""
+    return ((u2 == 0) | (u2 >= after)) & (d2 > before)
 
 
 def _direct(x: Tensor, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._pairs import for_products
+from lightning_topo.functional._pairs import for_products, from_mean
 
 # All distances are kept of clouds of up to this many neurons (64 MiB) that have come near a bound; of others, those to
 # the nearest neuron.
@@ -80,9 +80,7 @@ class SuspectSearch:
 def spread(to: Tensor, since: Tensor) -> Tensor:
     """How far each point moved relative to the mean movement, shape (n,)."""
     dtype = torch.promote_types(to.dtype, torch.float32)
-    movement = to.to(dtype) - since.to(dtype)
-    movement -= movement.mean(0)
-    return torch.linalg.vector_norm(movement, dim=1)
+    return from_mean(to.to(dtype) - since.to(dtype))
 
 
 class _Reference:

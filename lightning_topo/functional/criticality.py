@@ -7,7 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._pairs import for_products, in_double, pair_blocks, resolution, resolved
+from lightning_topo.functional._pairs import (
+    for_products,
+    from_mean,
+    in_double,
+    not_lost,
+    pair_blocks,
+    resolution,
+    resolved,
+)
 
 # Clouds of up to this many n² D are compared as they are: the screening saves nothing there.
 _SMALL = 2**24
@@ -46,8 +54,7 @@ def criticality(before: Tensor, update: Tensor, eps: float) -> float:
     """
     n, dimension = before.shape
     if n > _FEW and n * n * dimension > _SMALL:
-        lengths = torch.linalg.vector_norm(update - update.mean(0), dim=1)
-        fastest = lengths.topk(n // _SHARE).indices
+        fastest = from_mean(update).topk(n // _SHARE).indices
         kappa = criticality(before[fastest], update[fastest], eps)
         pairs = _pairs_above(before, update, kappa) if kappa > 0 else None
         if pairs is not None:
@@ -66,15 +73,14 @@ def pair_criticality(before: Tensor, update: Tensor, pairs: Tensor, eps: float, 
         enough: A value that need not be told from larger ones.
     """
     kappa = 0.0
-    for part in pairs.split(max(1, _GATHER_ELEMENTS // before.shape[1])):
+    for part in pairs.split(max(1, _GATHER_ELEMENTS // before.shape[1])) if len(pairs) else ():
         units, where = part.unique(return_inverse=True)
         p, u = in_double(before[units]), in_double(update[units])
         i, j = where.to(p.device).unbind(1)
         least_before, least_after = (resolution(cloud.square().sum(1), eps) for cloud in (p, p + u))
         d2, u2 = ((cloud[i] - cloud[j]).square_().sum(1) for cloud in (p, u))
-        shown = (u2 == 0) | (u2 >= least_after[i] + least_after[j])
-        shown &= d2 > least_before[i] + least_before[j]
-        kappa = max(kappa, math.sqrt(float((u2 / d2).where(shown, 0.0).max()))) if len(part) else kappa
+        shown = not_lost(d2, u2, least_before[i] + least_before[j], least_after[i] + least_after[j])
+        kappa = max(kappa, math.sqrt(float((u2 / d2).where(shown, 0.0).max())))
         if kappa >= enough:
             break
     return kappa

@@ -56,6 +56,18 @@ def loader(n=96, batch_size=8, shuffle=True):
     return DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=shuffle)
 
 
+class Clock(pl.Callback):
+    """A batch takes one second, and measuring no time."""
+
+    now = 0.0
+
+    def on_train_batch_start(self, *args):
+        self.now += 1
+
+    def __call__(self):
+        return self.now
+
+
 class RecordingLogger(Logger):
     """Keeps what it is given; its groups are separated by a dot, unlike TensorBoard's."""
 

@@ -10,6 +10,8 @@ import torch
 import lightning_topo as lt
 from lightning_topo.functional import bi_lipschitz
 
+from .conftest import Clock
+
 
 class KeepWeights(pl.Callback):
     """The weights after each batch, and before the first."""
@@ -125,18 +127,6 @@ def test_sampled_criticality_is_a_lower_bound(trainer, data, classifier):
     assert any(a.criticality == b.criticality for a, b in zip(part.history, full.history, strict=True))
 
 
-class Clock(pl.Callback):
-    """A batch takes one second, and measuring no time: the budget admits all."""
-
-    now = 0.0
-
-    def on_train_batch_start(self, *args):
-        self.now += 1
-
-    def __call__(self):
-        return self.now
-
-
 def untimed(**options):
     """A monitor of a limited budget that is never used up, and the clock to list before it."""
     clock, monitor = Clock(), lt.BiLipschitzMonitor(max_overhead=1.0, **options)
@@ -169,7 +159,7 @@ def test_turns_are_those_of_the_optimizer(classifier, trainer, data, monkeypatch
     """Only the second group is trained: no update is wasted on the turn of the first."""
     monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._WORK_PER_TURN", 1)
     groups = [lt.NeuronGroup(name, (lt.Member(f"{name}.bias"),)) for name in ("net.0", "net.6")]
-    monkeypatch.setattr("lightning_topo.callbacks._monitor.select_groups", lambda *args: tuple(groups))
+    monkeypatch.setattr("lightning_topo.callbacks._group_monitor.select_groups", lambda *args: tuple(groups))
     clock, monitor = untimed(groups=groups)
     module = classifier(lambda m: torch.optim.SGD(m.net[6].parameters(), lr=0.1))
     trainer([clock, monitor], max_epochs=1).fit(module, data())

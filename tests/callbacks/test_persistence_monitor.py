@@ -4,11 +4,12 @@ import warnings
 from itertools import pairwise
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 import lightning_topo as lt
 from lightning_topo.functional import betti_at_scale, bottleneck_distance, persistence, persistence_entropy
+
+from .conftest import Clock
 
 
 def first_layer(module):
@@ -209,16 +210,6 @@ def test_bad_options(options, message):
 
 def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     """Each takes half a second, and two fifths of a second a batch are allowed."""
-
-    class Clock(pl.Callback):
-        now = 0.0
-
-        def on_train_batch_start(self, *args):
-            self.now += 1
-
-        def __call__(self):
-            return self.now
-
     measured = []
 
     def measure_group(group, trainer, points):
