@@ -16,6 +16,7 @@ from lightning_topo._lightning import Callback
 from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._processes import Processes
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.sharding import hides_parameters
 
 Record = TypeVar("Record")
 
@@ -91,7 +92,7 @@ class Monitor(Callback, Generic[Record]):
 
     def _obstacle(self, strategy: Any) -> str | None:
         """Why nothing can be measured under this strategy, or None."""
-        if getattr(strategy, "zero_stage_3", False):
+        if hides_parameters(strategy):
             return "under DeepSpeed stage 3, which spreads the parameters over the processes in a way of its own"
         return None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lightning_topo._lightning import shards_parameters
+from lightning_topo.sharding import measured_model, shards_parameters
+
+__all__ = ["Processes", "measured_model"]
 
 Value = TypeVar("Value")
 
@@ -43,14 +45,3 @@ class Processes:
     def agreed(self, value: Value) -> Value:
         """The first process's value; every process enters."""
         return self.strategy.broadcast(value, src=0) if self.several else value
-
-
-def measured_model(trainer: Any, pl_module: Any) -> Any:
-    """The module through which the neurons are read, its parameters sharded as the optimizer sees them."""
-    wrapped = trainer.strategy.model
-    model = wrapped if hasattr(wrapped, "_fsdp_wrapped_module") else pl_module
-    for module in model.modules():
-        # A forward pass without a backward pass leaves parameters of FSDP2 together, in its working precision.
-        if any(base.__name__ == "FSDPModule" for base in type(module).__bases__):
-            module.reshard()
-    return model

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import hides_optimizer_steps
 from lightning_topo.callbacks._group_monitor import GroupMonitor, Groups
 from lightning_topo.callbacks._monitor import Record, logger_step
+from lightning_topo.sharding import hides_optimizer_steps
 
 
 class UpdateMonitor(GroupMonitor[Record]):

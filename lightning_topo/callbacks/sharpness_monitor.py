@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topo._lightning import shards_parameters
 from lightning_topo.callbacks._monitor import Monitor, logger_step, multiple_reached
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.functional import sharpness
+from lightning_topo.sharding import shards_parameters
 
 _MAX_ITER = 40
 _TOLERANCE = 1e-2

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import require_whole_updates
 from lightning_topo.callbacks._group_monitor import Groups
 from lightning_topo.callbacks._processes import measured_model
 from lightning_topo.callbacks._updates import UpdateMonitor
 from lightning_topo.clipping import GroupUpdate, StepClipper, require_criticality
+from lightning_topo.sharding import require_whole_updates
 
 
 @dataclass(frozen=True)

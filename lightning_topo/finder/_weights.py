@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_topo.neurons import Member, NeuronGroup
-from lightning_topo.neurons._sharded import member_rows
+from lightning_topo.neurons.member import member_rows
 
 # Differences are taken in blocks that stay in a core's cache; on an accelerator the calls cost more than the memory.
 _BLOCK_ELEMENTS = 2**17

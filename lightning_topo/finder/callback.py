@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_topo._lightning import Callback, require_whole_updates
+from lightning_topo._lightning import Callback
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._random_state import random_state_kept
@@ -18,6 +18,7 @@ from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.result import DEFAULT_SAFETY, TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.sharding import require_whole_updates
 
 
 class TopologicalLearningRateFinder(Callback):

@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from lightning_topo.neurons._axes import Atom, atoms, occurrences
-from lightning_topo.neurons._flow import Flow, propagate
-from lightning_topo.neurons._naming import Story, base_name, stories, unique_names
-from lightning_topo.neurons._sandbox import open_sandbox
-from lightning_topo.neurons._trace import Recorder
-from lightning_topo.neurons.group import Member, NeuronGroup
-from lightning_topo.neurons.symmetry import asymmetric
+from lightning_topo.neurons.exchange.sandbox import open_sandbox
+from lightning_topo.neurons.exchange.symmetry import asymmetric
+from lightning_topo.neurons.group import NeuronGroup
+from lightning_topo.neurons.member import Member
+from lightning_topo.neurons.tracing.axes import Atom, atoms, occurrences
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.naming import Story, base_name, stories, unique_names
+from lightning_topo.neurons.tracing.passes import propagate
+from lightning_topo.neurons.tracing.trace import Recorder
 
 _REFUTED = "refuted by the exchange test"
 

@@ -193,9 +193,9 @@ def broken(rank, name, folder, recorder):
                 "lightning_topo.callbacks.bi_lipschitz_monitor.bi_lipschitz", sometimes(lt.functional.bi_lipschitz)
             )
         else:
-            from lightning_topo.neurons import _sharded
+            from lightning_topo.sharding import collective
 
-            patch.setattr(_sharded, "_held_rows", sometimes(_sharded._held_rows))
+            patch.setattr(collective, "_held_rows", sometimes(collective._held_rows))
         return fit(rank, name, folder, recorder, monitors)
 
 

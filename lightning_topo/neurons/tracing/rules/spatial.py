@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, factor, freeze, product, unify
-from lightning_topo.neurons._rules.registry import Results, positions, rule
-from lightning_topo.neurons._trace import Operation
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Atom, factor, freeze, product, unify
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
+from lightning_topo.neurons.tracing.trace import Operation
 
 _POOLS = ("{}_pool{}d", "{}_pool{}d_with_indices", "adaptive_{}_pool{}d", "_adaptive_{}_pool{}d")
 _RESIZES = ("reflection_pad{}d", "replication_pad{}d", "upsample_nearest{}d", "_upsample_nearest_exact{}d")

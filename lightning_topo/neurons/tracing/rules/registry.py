@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Axis, Free
-from lightning_topo.neurons._layout import AnyAxis
-from lightning_topo.neurons._trace import Operation, Value
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis
+from lightning_topo.neurons.tracing.trace import Operation, Value
 
 Results = Sequence[Sequence[AnyAxis]]  # axes of each output
-Rule = Callable[["Flow", Operation], Results]
+Rule = Callable[[Flow, Operation], Results]
 RULES: dict[str, Rule] = {}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import (
+from lightning_topo.neurons.tracing.axes import (
     Atom,
     Axis,
     Free,
@@ -19,12 +18,10 @@ from lightning_topo.neurons._axes import (
     segment,
     unify,
 )
-from lightning_topo.neurons._layout import AnyAxis, Family, Index, pick, plain, reshape, some
-from lightning_topo.neurons._rules.registry import Results, rule
-from lightning_topo.neurons._trace import Operation
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, pick, plain, reshape, some
+from lightning_topo.neurons.tracing.rules.registry import Results, rule
+from lightning_topo.neurons.tracing.trace import Operation
 
 
 @rule("t", "transpose", "transpose_", "permute", "numpy_T")

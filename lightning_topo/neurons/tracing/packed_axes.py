@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from lightning_topo.neurons._axes import Atom, Axis, Concat, Free, Misaligned, concat, factor, product, resolve, unify
+from lightning_topo.neurons.tracing.axes import (
+    Atom,
+    Axis,
+    Concat,
+    Free,
+    Misaligned,
+    concat,
+    factor,
+    product,
+    resolve,
+    unify,
+)
 
 
 @dataclass(frozen=True, eq=False)

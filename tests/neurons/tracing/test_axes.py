@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from lightning_topo.neurons._axes import (
+from lightning_topo.neurons.tracing.axes import (
     Atom,
     Concat,
     Free,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_topo.neurons import ExampleCall, example_inputs_from_batch, find_neuron_groups
-from lightning_topo.neurons.example import example_calls, fewer_items
+from lightning_topo.neurons.exchange.example import example_calls, fewer_items
 
 X, Y = torch.zeros(8, 3), torch.zeros(8)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 
-from lightning_topo.neurons._axes import Atom, Axis, Concat, Product, atoms, resolve
-from lightning_topo.neurons._flow import Flow
-from lightning_topo.neurons.group import Member
+from lightning_topo.neurons.member import Member
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Concat, Product, atoms, resolve
+from lightning_topo.neurons.tracing.flow import Flow
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def fresh(value: Value) -> Value:
+def copy_or_same(value: Value) -> Value:
     """A deep copy, or the value itself where it cannot be copied."""
     try:
         return copy.deepcopy(value)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightning_topo.neurons._axes import atoms, occurrences
-from lightning_topo.neurons._flow import propagate
-from lightning_topo.neurons._trace import Operation, Trace, Value
+from lightning_topo.neurons.tracing.axes import atoms, occurrences
+from lightning_topo.neurons.tracing.passes import propagate
+from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
 
 def trace_of(*operations, owned):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Axis, factor, segment, unify
-from lightning_topo.neurons._rules.registry import Results, positions, rule
-from lightning_topo.neurons._trace import Operation, Value
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Axis, factor, segment, unify
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
+from lightning_topo.neurons.tracing.trace import Operation, Value
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_topo.neurons._sandbox import Sandbox, floating_tensors, open_sandbox
-from lightning_topo.neurons._stand_in import StandIn
-from lightning_topo.neurons.group import NeuronGroup
+from lightning_topo.neurons.exchange.outputs import floating_tensors
+from lightning_topo.neurons.exchange.placeholder import Placeholder, change_
+from lightning_topo.neurons.exchange.sandbox import Sandbox, open_sandbox
+from lightning_topo.neurons.group import NeuronGroup, locate
+from lightning_topo.neurons.member import exchange_units_
 
 # One trial may miss a wrong group whose units happen to be silent (a ReLU) on the whole example.
 _TRIALS = 3
@@ -106,10 +108,10 @@ class ExchangeTest:
         model = self._sandbox.model
         cycles = [(group, _cycle(group.n_units(model), self._generator)) for group in groups]
         for group, cycle in cycles:
-            group.permute_(model, cycle)
+            _exchange_(model, group, cycle)
         after = self._outputs()
         for group, cycle in reversed(cycles):
-            group.permute_(model, cycle.argsort())
+            _exchange_(model, group, cycle.argsort())
         return len(after) == len(self._before) and all(map(_close, self._before, after, self._allowed))
 
     def _finite_outputs(self) -> list[Tensor]:
@@ -138,6 +140,13 @@ class ExchangeTest:
         return self._kept * tensor + (1 - self._kept**2) ** 0.5 * size * noise
 
 
+@torch.no_grad()
+def _exchange_(model: nn.Module, group: NeuronGroup, order: Tensor) -> None:
+    """As ``group.permute_``, also where placeholders stand for parameters."""
+    for member, tensor, _ in locate(group, model)[1]:
+        change_(tensor, partial(exchange_units_, member, order))
+
+
 def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Every number moved by about its rounding error."""
     return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * _randn_like(tensor, generator))
@@ -148,7 +157,7 @@ def _change(
     tensors: Iterable[Tensor], change: Callable[[Tensor, torch.Generator], Tensor], generator: torch.Generator
 ) -> None:
     for tensor in tensors:
-        if isinstance(tensor, StandIn):
+        if isinstance(tensor, Placeholder):
             tensor.then(partial(_seeded, change, int(torch.randint(2**31, (), generator=generator))))
         elif tensor.is_floating_point():
             tensor.copy_(change(tensor, generator))

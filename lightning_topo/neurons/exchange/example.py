@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_topo._fresh import fresh
+from lightning_topo.copy_or_same import copy_or_same
 
 # Enough items that hardly any unit is silent on all of them, few enough that a test costs less than a training step.
 _MAX_ITEMS = 4
@@ -48,7 +48,7 @@ class ExampleCall:
 
     def copy(self) -> ExampleCall:
         """The same call on copies of its arguments, which a forward pass may change."""
-        args, kwargs = _map((self.args, dict(self.kwargs)), Tensor.clone, fresh)
+        args, kwargs = _map((self.args, dict(self.kwargs)), Tensor.clone, copy_or_same)
         return replace(self, args=args, kwargs=kwargs)
 
 

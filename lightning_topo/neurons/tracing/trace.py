@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_topo.neurons._sandbox import floating_tensors
-from lightning_topo.neurons._sharded import canonical_name
-from lightning_topo.neurons.example import ExampleCall
+from lightning_topo.neurons.exchange.example import ExampleCall
+from lightning_topo.neurons.exchange.outputs import floating_tensors
+from lightning_topo.sharding import canonical_name
 
 # Operations that take a tensor for its shape alone.
 _LIKE = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like")

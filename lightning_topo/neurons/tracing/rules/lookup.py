@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Axis, Free, Misaligned, freeze, unify
-from lightning_topo.neurons._layout import AnyAxis
-from lightning_topo.neurons._rules.rearrangement import taken
-from lightning_topo.neurons._rules.registry import Results, positions, rule
-from lightning_topo.neurons._trace import Operation, Value
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, Misaligned, freeze, unify
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis
+from lightning_topo.neurons.tracing.rules.rearrangement import taken
+from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
+from lightning_topo.neurons.tracing.trace import Operation, Value
 
 
 @rule("embedding", "_embedding_bag")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lightning_topo.neurons._axes import Atom, Free, freeze, unify
-from lightning_topo.neurons._rules.rearrangement import dims_of
-from lightning_topo.neurons._rules.registry import Results, rule
-from lightning_topo.neurons._trace import Operation
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Atom, Free, freeze, unify
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.rules.rearrangement import dims_of
+from lightning_topo.neurons.tracing.rules.registry import Results, rule
+from lightning_topo.neurons.tracing.trace import Operation
 
 
 @rule("sum", "mean", "amax", "amin", "aminmax", "max", "min", "median", "nanmedian", "nansum", "prod", "any", "all")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING
 
-from lightning_topo.neurons._axes import Atom, Axis, Free, factor, freeze, product, unify
-from lightning_topo.neurons._rules.registry import Results, positions, rule
-from lightning_topo.neurons._trace import Operation, Value
-
-if TYPE_CHECKING:
-    from lightning_topo.neurons._flow import Flow
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, factor, freeze, product, unify
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
+from lightning_topo.neurons.tracing.trace import Operation, Value
 
 
 @rule("mm", "addmm", "addmm_", "_addmm_activation", "_sparse_addmm", "mv", "addmv", "dot", "vdot")

@@ -1,16 +1,14 @@
-"""Propagation of axes through a trace: which units of which parameters belong together."""
+"""What one pass over a trace has found out about the axes of its tensors, and what the rules need of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_topo.neurons._axes import Atom, Axis, Free, Misaligned, freeze, resolve, unify
-from lightning_topo.neurons._layout import AnyAxis, plain
-from lightning_topo.neurons._rules import RULES, pointwise
-from lightning_topo.neurons._trace import SHAPE_ONLY, Operation, Trace, Value
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve, unify
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, plain
+from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
-_MAX_PASSES = 5
 _FROZEN = {"input": "model input", "quantised": "not a floating-point parameter"}
 
 
@@ -53,21 +51,35 @@ class Flow:
         self._origins: dict[Value, int] = {}
         self._originates = False
 
-    def run(self) -> None:
-        """Carry the axes through all operations; what the model returns cannot be exchanged."""
-        for time, operation in enumerate(self.trace.operations):
-            self.time = time
-            if operation.name not in SHAPE_ONLY and any(map(self.trace.is_live, operation.inputs)):
-                self._apply(operation)
-        for value in self.trace.results:
-            if self.trace.is_live(value):
-                for axis in plain(self._known(value)):
-                    freeze(axis, "model output")
+    def begin(self, time: int) -> None:
+        """Note that the operation at this position of the trace comes next."""
+        self.time = time
+        self._originates = False
+
+    def end(self, operation: Operation, results: Sequence[Sequence[AnyAxis]]) -> None:
+        """Note the axes of what the operation returned, and where it comes from."""
+        for value, axes in zip(operation.outputs, results, strict=True):
+            self._axes[value] = list(axes)
+        live = [value for value in operation.inputs if self.trace.is_live(value)]
+        sources = [self.source(value) for value in live]
+        origins = {self.origin(value) for value, source in zip(live, sources, strict=True) if source is None}
+        origin = self.time if self._originates or len(origins) > 1 else max(origins, default=-1)
+        for value in operation.outputs:
+            self._origins[value] = origin
+            if sources[0] is not None and None not in sources:
+                self._sources.setdefault(value, sources[0])
+
+    def known(self, value: Value) -> list[AnyAxis]:
+        """Axes of a value that depends on parameters or inputs, with families."""
+        if value not in self._axes:
+            reason = _FROZEN.get(value.kind)
+            self._axes[value] = [Atom(size, reason) if size > 1 else Free(size) for size in value.shape]
+        return self._axes[value]
 
     def raw(self, operation: Operation, value: Value) -> list[AnyAxis]:
         """Axes of an input, with families."""
         if self.trace.is_live(value):
-            return self._known(value)
+            return self.known(value)
         uniform = operation.uniform.get(value, (False,) * len(value.shape))
         return [
             Free(size) if free or size < 2 else Atom(size, "fixed values")
@@ -117,66 +129,12 @@ class Flow:
         if isinstance(axis, Atom) and axis.reason is None:
             self.indexed |= axis.sites
 
-    def _known(self, value: Value) -> list[AnyAxis]:
-        if value not in self._axes:
-            reason = _FROZEN.get(value.kind)
-            self._axes[value] = [Atom(size, reason) if size > 1 else Free(size) for size in value.shape]
-        return self._axes[value]
-
     def owned(self, name: str) -> list[Axis] | None:
         """Axes of a parameter or state after the pass; None if no operation used it."""
         value = self.trace.owned[name]
-        return plain(self._known(value)) if value in self._axes else None
+        return plain(self.known(value)) if value in self._axes else None
 
     def unused(self) -> list[str]:
         """Parameters that no operation used."""
         parameters = (name for name, value in self.trace.owned.items() if value.kind == "parameter")
         return [name for name in parameters if self.owned(name) is None]
-
-    def _apply(self, operation: Operation) -> None:
-        self._originates = False
-        rule = RULES.get(operation.name, pointwise if operation.pointwise else None)
-        try:
-            results = rule(self, operation) if rule else self._stopped(operation, "is not known")
-        except Misaligned:
-            results = self._stopped(operation, "cuts its units")
-        except (LookupError, TypeError, ValueError):  # signatures differ between versions of PyTorch
-            results = self._stopped(operation, "is called in a way that is not known")
-        for value, axes in zip(operation.outputs, results, strict=True):
-            if tuple(axis.size for axis in axes) != value.shape and 0 not in value.shape:
-                (axes,) = self._stopped(operation, "has a result of unexpected shape", (value,))
-            self._axes[value] = list(axes)
-        self._inherit(operation)
-
-    def _stopped(
-        self, operation: Operation, problem: str, outputs: Sequence[Value] | None = None
-    ) -> list[list[AnyAxis]]:
-        """Freeze all that goes in, because nothing is known of what comes out."""
-        reason = f"operation {operation.name} {problem}"
-        for value in operation.inputs:
-            for axis in self.axes(operation, value):
-                freeze(axis, reason)
-        values = operation.outputs if outputs is None else outputs
-        return [[Atom(size, reason) if size > 1 else Free(size) for size in value.shape] for value in values]
-
-    def _inherit(self, operation: Operation) -> None:
-        live = [value for value in operation.inputs if self.trace.is_live(value)]
-        sources = [self.source(value) for value in live]
-        origins = {self.origin(value) for value, source in zip(live, sources, strict=True) if source is None}
-        origin = self.time if self._originates or len(origins) > 1 else max(origins, default=-1)
-        for value in operation.outputs:
-            self._origins[value] = origin
-            if sources[0] is not None and None not in sources:
-                self._sources.setdefault(value, sources[0])
-
-
-def propagate(trace: Trace) -> Flow:
-    """Axes of all parameters after the last of as many passes as packed axes need to be told apart."""
-    split_sites: set[object] = set()
-    for _ in range(_MAX_PASSES):
-        flow = Flow(trace, split_sites)
-        flow.run()
-        if flow.indexed <= split_sites:
-            break
-        split_sites = split_sites | flow.indexed
-    return flow

@@ -10,12 +10,12 @@ from torch import nn
 from lightning_topo.neurons import (
     Member,
     NeuronGroup,
-    _sharded,
     discover_neurons,
     find_neuron_groups,
     is_permutation_symmetric,
 )
-from lightning_topo.neurons._stand_in import StandIn
+from lightning_topo.neurons.exchange.placeholder import Placeholder
+from lightning_topo.sharding import collective
 
 distributed = pytest.importorskip("torch.distributed")
 fsdp = pytest.importorskip("torch.distributed.fsdp")
@@ -203,7 +203,7 @@ def disagreement(rank):
     assert torch.equal(group.points(model, [rank, 3 + rank]), group.points(whole, [0, 3]))
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
-            patch.setattr(_sharded, "_held_rows", no_room)
+            patch.setattr(collective, "_held_rows", no_room)
         with pytest.raises(RuntimeError, match="could not read its pieces"):
             group.points(model)
     assert torch.equal(group.points(model), group.points(whole))
@@ -248,17 +248,17 @@ def small(rank):
     model = nn.Sequential(*layers)
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     held = []
-    values = StandIn.values
+    values = Placeholder.values
 
-    def counted(stand_in):
-        made = values(stand_in)
+    def counted(placeholder):
+        made = values(placeholder)
         held.append(weakref.ref(made))
         alive.append(sum((ref() is not None and ref().numel()) or 0 for ref in held))
         return made
 
     alive = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StandIn, "values", counted)
+        patch.setattr(Placeholder, "values", counted)
         groups = find_neuron_groups(model, torch.ones(1, 64))
     return len(groups), max(alive), sum(parameter.numel() for parameter in model.parameters())
 

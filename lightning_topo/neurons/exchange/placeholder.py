@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 
-class StandIn(Tensor):
+class Placeholder(Tensor):
     """Takes the place of a parameter of which no process holds the whole.
 
     A network's symmetries do not depend on the values of its parameters. So the values are drawn from a seed each time
@@ -28,7 +28,8 @@ class StandIn(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *args: Any) -> StandIn:
+    def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *args: Any) -> Placeholder:
+        """A tensor of this shape that owns no memory."""
         return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
 
     def __init__(
@@ -38,7 +39,7 @@ class StandIn(Tensor):
         self._changes: list[Callable[[Tensor], Tensor]] = []
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"StandIn(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+        return f"Placeholder(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def then(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change the values from now on; ``change`` may write to the tensor that it is given."""
@@ -62,11 +63,19 @@ class StandIn(Tensor):
             return args[0]._twin()
         return func(*tree_map(_made_up, args), **tree_map(_made_up, kwargs or {}))
 
-    def _twin(self) -> StandIn:
-        twin = StandIn(tuple(self.shape), self.dtype, self.device, *self._made_from)
+    def _twin(self) -> Placeholder:
+        twin = Placeholder(tuple(self.shape), self.dtype, self.device, *self._made_from)
         twin._changes = self._changes
         return twin
 
 
 def _made_up(value: Any) -> Any:
-    return value.values() if isinstance(value, StandIn) else value
+    return value.values() if isinstance(value, Placeholder) else value
+
+
+def change_(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """Change the numbers of a tensor by ``change``, which writes to the tensor that it is given and returns it."""
+    if isinstance(tensor, Placeholder):
+        tensor.then(change)
+    else:
+        change(tensor.detach())
