@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lightning_topo.sharding import measured_model, shards_parameters
-
-__all__ = ["Processes", "measured_model"]
+from lightning_topo.sharding import hides_optimizer_steps, hides_parameters, shards_parameters
 
 Value = TypeVar("Value")
 
@@ -45,3 +43,17 @@ class Processes:
     def agreed(self, value: Value) -> Value:
         """The first process's value; every process enters."""
         return self.strategy.broadcast(value, src=0) if self.several else value
+
+
+def hidden_neurons(strategy: Any) -> str | None:
+    """Why the neurons cannot be read under this strategy, or None."""
+    if hides_parameters(strategy):
+        return "under DeepSpeed stage 3, which spreads the parameters over the processes in a way of its own"
+    return None
+
+
+def hidden_updates(strategy: Any) -> str | None:
+    """Why the optimizer steps cannot be looked at under this strategy, or None."""
+    if hides_optimizer_steps(strategy) and not hides_parameters(strategy):
+        return "under DeepSpeed, whose optimizers call no hooks before and after a step"
+    return hidden_neurons(strategy)

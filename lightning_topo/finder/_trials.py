@@ -20,6 +20,7 @@ from lightning_topo.finder._snapshot import Snapshot
 from lightning_topo.finder._weights import WeightsBefore
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates import is_step_hook
 
 # A gradient scaler may skip the first updates; a model that never steps is an error.
 _MAX_BATCHES_WITHOUT_STEP = 100
@@ -237,5 +238,7 @@ def _keep_rates(*args: Any, **kwargs: Any) -> None:
 
 
 def _belongs_to_callback(hook: Any) -> bool:
+    if is_step_hook(hook):
+        return True
     owner = getattr(getattr(hook, "func", hook), "__self__", None)
     return any(cls.__name__ == "Callback" and "lightning" in cls.__module__ for cls in type(owner).__mro__)

@@ -110,6 +110,8 @@ def flattened(model: nn.Module) -> dict[str, tuple[nn.Parameter, Piece]]:
     Raises:
         ValueError: FSDP was told not to keep the parameters' names.
     """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return {}  # FSDP needs a process group, and everybody else's models need not be walked through
     found: dict[str, tuple[nn.Parameter, Piece]] = {}
     for prefix, module in model.named_modules():
         handle = getattr(module, "_handle", None) if "_fsdp_wrapped_module" in module._modules else None

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import lightning_topo as lt
-from lightning_topo.callbacks._monitor import Monitor
+from lightning_topo.callbacks._options import OptionedCallback
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 if not hasattr(fsdp, "fully_shard"):
@@ -106,7 +106,7 @@ def fit(rank, name, folder, recorder, monitors, fail_at=None, ckpt_path=None, **
         "steps": trainer.global_step,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "rows": recorder.rows,
-        "measured": [len(monitor.history) for monitor in monitors if isinstance(monitor, Monitor)],
+        "measured": [len(monitor.history) for monitor in monitors if isinstance(monitor, OptionedCallback)],
         "warnings": [str(w.message) for w in seen if "Monitor" in str(w.message)],
     }
 
