@@ -35,10 +35,10 @@ def for_products(points: Tensor) -> Tensor:
     """
     if points.device.type == "mps":
         return points.float()
-    return points if points.dtype == torch.float32 and _single_precision_is_kept() else points.double()
+    return points if points.dtype == torch.float32 and single_precision_is_kept() else points.double()
 
 
-def _single_precision_is_kept() -> bool:
+def single_precision_is_kept() -> bool:
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set for one backend alone, by torch.backends.<backend>.fp32_precision
