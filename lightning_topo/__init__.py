@@ -1,9 +1,15 @@
 """See what training does to the neurons of a network, and find the learning rate at which it destroys them."""
 
 from lightning_topo import functional, metrics
-from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor, TopologicalStepClipping
+from lightning_topo.callbacks import (
+    BiLipschitzMonitor,
+    PersistenceMonitor,
+    SharpnessMonitor,
+    TopologicalLearningRateFinder,
+    TopologicalStepClipping,
+)
 from lightning_topo.clipping import topological_step_clipping
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.finder import topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
 __version__ = "0.1.0"

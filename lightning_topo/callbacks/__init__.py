@@ -1,6 +1,7 @@
-"""Lightning callbacks: thin shells around ``functional`` and ``neurons``."""
+"""Lightning callbacks: thin shells around the other rooms."""
 
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
+from lightning_topo.callbacks.learning_rate_finder import TopologicalLearningRateFinder
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
 from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
@@ -13,5 +14,6 @@ __all__ = [
     "PersistenceRecord",
     "SharpnessMonitor",
     "SharpnessRecord",
+    "TopologicalLearningRateFinder",
     "TopologicalStepClipping",
 ]

@@ -1,15 +1,17 @@
-"""The search for the critical learning rate: pure search, its result, its Lightning adapter."""
+"""The search for the critical learning rate: pure search, its result, its trials, and the state of a run put back."""
 
-from lightning_topo.finder.callback import TopologicalLearningRateFinder
 from lightning_topo.finder.lr_find import topological_lr_find
+from lightning_topo.finder.options import SearchOptions
+from lightning_topo.finder.rate_finder import RateFinder
 from lightning_topo.finder.result import TopologicalLRResult, Trial
 from lightning_topo.finder.search import CriticalRateSearch, SearchState
 
 __all__ = [
     "CriticalRateSearch",
+    "RateFinder",
+    "SearchOptions",
     "SearchState",
     "TopologicalLRResult",
-    "TopologicalLearningRateFinder",
     "Trial",
     "topological_lr_find",
 ]

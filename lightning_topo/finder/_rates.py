@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.finder._snapshot import nested
+from lightning_topo.finder._run_state import nested
 
 # Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
 from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._isolation import isolate
 from lightning_topo.finder._rates import BaseRates
-from lightning_topo.finder._shield import shield
-from lightning_topo.finder._snapshot import Snapshot
+from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._weights import WeightsBefore
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
@@ -54,7 +54,7 @@ class TrialRunner:
         self._weights = WeightsBefore(p for group in groups for p in group.parameters(module))
         self._meters = [CriticalityMeter(module, group, self._weights) for group in groups]
         self._streams = [BatchStream(trainer, order) for order in range(orders)]
-        self._snapshot = Snapshot(trainer, module)
+        self._run_state = RunState(trainer, module)
 
     def __call__(self, lr: float) -> Trial:
         """Try one base learning rate; the run's state is afterwards as it was, whatever happens."""
@@ -73,13 +73,13 @@ class TrialRunner:
 
     def _hold(self, lr: float, stream: BatchStream) -> Trial:
         try:
-            self._snapshot.branch()
+            self._run_state.branch()
             watch = _Watch(self._trainer, self._meters, self._weights, self._rates, lr)
-            _shield(self._trainer, watch)
+            _isolate(self._trainer, watch)
             with watch.hooks():
                 self._run(watch, stream)
         finally:
-            self._snapshot.restore()
+            self._run_state.restore()
         return watch.trial()
 
     def _run(self, watch: _Watch, stream: BatchStream) -> None:
@@ -218,9 +218,9 @@ def _largest_anywhere(strategy: Any, value: float) -> float:
     return float(strategy.reduce(tensor, reduce_op="max"))
 
 
-def _shield(trainer: Any, watch: _Watch) -> None:
-    """Let only ``watch`` see the batches that are run. What is set here, the snapshot puts back."""
-    shield(trainer, watch)
+def _isolate(trainer: Any, watch: _Watch) -> None:
+    """Let only ``watch`` see the batches that are run. What is set here, the run state puts back."""
+    isolate(trainer, watch)
     loop = trainer.fit_loop.epoch_loop
     loop._restarting = False
     loop._results = type(loop._results)(training=True)

@@ -77,11 +77,11 @@ class Measurement:
         rows, found = self.rows(), list[tuple[NeuronGroup, BiLipschitz | None]]()
         for one in self._compared:
             for index, group in enumerate(one.groups):
-                row = UpdateConstants.unpack(next(rows))
-                if not row.finite:
+                constants, finite, certain = UpdateConstants.unpack([next(rows)])[0]
+                if not finite:
                     found.append((group, None))
-                elif row.certain:
-                    found.append((group, row.constants))
+                elif certain:
+                    found.append((group, constants))
                 else:
                     found.append((group, bi_lipschitz(one.before[index], one.after[index], one.eps)))
         return found

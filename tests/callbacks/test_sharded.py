@@ -15,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 import lightning_topo as lt
 from lightning_topo.callbacks._options import OptionedCallback
+from lightning_topo.updates import update_meter
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 if not hasattr(fsdp, "fully_shard"):
@@ -189,9 +190,7 @@ def broken(rank, name, folder, recorder):
     monitors = three()
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
-            patch.setattr(
-                "lightning_topo.callbacks.bi_lipschitz_monitor.bi_lipschitz", sometimes(lt.functional.bi_lipschitz)
-            )
+            patch.setattr(update_meter, "compare", sometimes(update_meter.compare))
         else:
             from lightning_topo.sharding import collective
 

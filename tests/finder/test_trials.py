@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_topo.finder import CriticalRateSearch, TopologicalLearningRateFinder, Trial
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import CriticalRateSearch, Trial
 from lightning_topo.functional.bi_lipschitz import bi_lipschitz
 from lightning_topo.neurons import find_neuron_groups
 

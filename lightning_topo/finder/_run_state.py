@@ -22,7 +22,7 @@ _CONTAINERS = (list, dict, set, OrderedDict, defaultdict)
 _LEFT_ALONE = ("_SubprocessScriptLauncher",)
 
 
-class Snapshot:
+class RunState:
     """The state of a training run, to which :meth:`restore` returns.
 
     Tensors of the module are copied and written back in place. Optimizer state and plain attributes of the module are

@@ -1,4 +1,4 @@
-"""Setting aside everybody who listens to a Trainer."""
+"""Running batches of a Trainer while nobody listens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lightning_of(trainer: Any) -> str:
     return cls.__module__.removesuffix(".trainer.trainer")
 
 
-def shield(trainer: Any, only: Any) -> None:
+def isolate(trainer: Any, only: Any) -> None:
     """Make ``only`` the one callback; set loggers, profiler and requests to stop aside. The caller puts them back."""
     package = lightning_of(trainer)
     dummy = import_module(f"{package}.loggers.logger").DummyLogger

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 
 from lightning_topo._lightning import Callback
-from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._progress import SearchProgress
-from lightning_topo.finder._random_state import random_state_kept
-from lightning_topo.finder._rates import BaseRates
-from lightning_topo.finder._trials import TrialRunner
-from lightning_topo.finder.result import DEFAULT_SAFETY, TopologicalLRResult
-from lightning_topo.finder.search import CriticalRateSearch
-from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
-from lightning_topo.sharding import require_whole_updates
+from lightning_topo.finder import RateFinder, SearchOptions, TopologicalLRResult
+from lightning_topo.finder.result import DEFAULT_SAFETY
+from lightning_topo.neurons import NeuronGroup
 
 
 class TopologicalLearningRateFinder(Callback):
@@ -78,20 +70,14 @@ class TopologicalLearningRateFinder(Callback):
         update_attr: bool = True,
         attr_name: str = "",
     ) -> None:
-        for name, value in (("hold_steps", hold_steps), ("orders", orders)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")
-        if not 0 < safety <= 1:
-            raise ValueError(f"expected 0 < safety <= 1, got {safety}; it is the share of η* to train at")
-        self._search = CriticalRateSearch(min_lr, max_lr, tolerance)
-        self._hold_steps, self._safety, self._groups, self._orders = hold_steps, safety, groups, orders
-        self._update_attr, self._attr_name = update_attr, attr_name
+        options = SearchOptions(min_lr, max_lr, hold_steps, tolerance, safety, groups, orders, update_attr, attr_name)
+        self._finder = RateFinder(options)
         self.result: TopologicalLRResult | None = None
 
     @property
     def optimal_lr(self) -> float | None:
         """The suggestion, ``safety · η*``; None before the search, or where η* was not found."""
-        return None if self.result is None else self.result.suggestion(self._safety)
+        return None if self.result is None else self._finder.suggestion(self.result)
 
     def state_dict(self) -> dict[str, Any]:
         """The result, in primitives."""
@@ -105,7 +91,7 @@ class TopologicalLearningRateFinder(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which nothing can be found."""
         if stage == "fit" and self.result is None and not trainer.fast_dev_run:
-            require_searchable(trainer.strategy)
+            self._finder.require_searchable(trainer.strategy)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
@@ -115,48 +101,13 @@ class TopologicalLearningRateFinder(Callback):
             if batch_idx == 0:
                 warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
             return
-        attribute = self._attribute(pl_module, trainer.datamodule)
-        rates = base_rates(trainer, attribute)
-        self.result = self._find(trainer, pl_module, batch, rates, trainer.progress_bar_callback is not None)
-        self._advise()
-        if attribute is not None and self._update_attr and self.optimal_lr is not None:
-            attribute.set(self.optimal_lr)
-            rates.move_to(self.optimal_lr)
+        attribute = self._finder.attribute(pl_module, trainer.datamodule)
+        rates = self._finder.rates(trainer, attribute)
+        show_progress = trainer.progress_bar_callback is not None
+        self.result = self._finder.find(trainer, pl_module, batch, rates, show_progress)
+        self._finder.advise(self.result, stacklevel=2)
+        self._finder.set(self.result, attribute, rates)
         self._log(trainer)
-
-    def _attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
-        """Where the model keeps its rate; it has to be somewhere only if it is to be set."""
-        if self._update_attr:
-            return LearningRateAttribute.find(module, datamodule, self._attr_name)
-        with suppress(AttributeError):
-            return LearningRateAttribute.find(module, datamodule, self._attr_name)
-        return None
-
-    def _find(
-        self, trainer: Any, module: Any, batch: Any, rates: BaseRates, show_progress: bool
-    ) -> TopologicalLRResult:
-        """The whole search, from a Trainer that is about to run a training batch."""
-        _require_supported(trainer)
-        runner = TrialRunner(trainer, module, self._find_groups(module, batch), rates, self._hold_steps, self._orders)
-        state = self._search.init()
-        with SearchProgress(show_progress and trainer.is_global_zero) as progress:
-            while not self._search.terminate(state):
-                progress.trying(state)
-                state = self._search.step(state, runner(state.next_lr))
-        return self._search.result(state)
-
-    def _find_groups(self, module: Any, batch: Any) -> Sequence[NeuronGroup]:
-        by_hand = isinstance(self._groups, list) and all(isinstance(group, NeuronGroup) for group in self._groups)
-        declared = getattr(module, "example_input_array", None) is not None
-        # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
-        example = None if by_hand or declared else example_inputs_from_batch(module, batch)
-        with random_state_kept():
-            return select_groups(module, self._groups, example)
-
-    def _advise(self) -> None:
-        assert self.result is not None
-        if self.result.status != "found":
-            warnings.warn(_ADVICE[self.result.status].format(*self.result.bracket), stacklevel=3)
 
     def _log(self, trainer: Any) -> None:
         assert self.result is not None
@@ -170,34 +121,9 @@ class TopologicalLearningRateFinder(Callback):
             separator = logger.group_separator
             logger.log_metrics({f"lr_find{separator}{name}": value for name, value in values.items()}, step=step)
             if trainer.is_global_zero and hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure("lr_find", self.result.plot(safety=self._safety).figure, step)
+                logger.experiment.add_figure(
+                    "lr_find", self.result.plot(safety=self._finder.options.safety).figure, step
+                )
         device = trainer.strategy.root_device
         metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in values.items()}
         trainer.callback_metrics.update(metrics)
-
-
-_ADVICE = {
-    "not_reached": "No learning rate up to max_lr={0:g} broke an update, so the critical learning rate is not known, "
-    "and the learning rate stays as it is. Raise max_lr or hold_steps.",
-    "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
-    "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
-}
-
-
-def require_searchable(strategy: Any) -> None:
-    """Raise a TypeError, at the start, where trials could not see what an update does to all neurons."""
-    require_whole_updates(strategy, "find the learning rate under another one, or train without the finder")
-
-
-def base_rates(trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:
-    """The base rates of the run's optimizers, relative to the model's attribute where there is one."""
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return BaseRates(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
-
-
-def _require_supported(trainer: Any) -> None:
-    if type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
-        raise TypeError(
-            "expected a training_step(batch, ...), got one that takes dataloader_iter and fetches its own batches; the "
-            "search has to show every trial the same batches"
-        )

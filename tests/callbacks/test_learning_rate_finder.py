@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.optim import SGD
 
+from lightning_topo.callbacks import TopologicalLearningRateFinder
 from lightning_topo.finder import (
     SearchState,
-    TopologicalLearningRateFinder,
     TopologicalLRResult,
     Trial,
     topological_lr_find,
