@@ -319,7 +319,9 @@ class PersistenceMonitor(OptionedCallback):
 
 
 def _metrics(record: PersistenceRecord) -> dict[str, float]:
-    metrics: dict[str, float] = {TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group}
+    metrics: dict[str, float] = {
+        TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group
+    }
     for name in TOPOLOGY.dimension:
         values: Sequence[float] = getattr(record, name)
         metrics |= {TOPOLOGY.of_dimension(record.group, name, k): value for k, value in enumerate(values)}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from lightning_topo._lightning import require_whole_updates
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._random_state import random_state_kept
@@ -16,6 +15,7 @@ from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
     "not_reached": "No learning rate up to max_lr={0:g} broke an update, so the critical learning rate is not known, "

@@ -33,9 +33,7 @@ class Compared:
 
 
 @torch.no_grad()
-def compare(
-    groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, size: int | None, eps: float
-) -> Compared:
+def compare(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, size: int | None, eps: float) -> Compared:
     """Compare clouds of shape (G, n, D), or of each those ``size`` neurons that seem to decide the constants."""
     if size is not None and size < before.shape[1]:
         chosen = most_changed(before, after, size, eps).unsqueeze(2).expand(-1, -1, before.shape[2])

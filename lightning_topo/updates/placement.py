@@ -144,7 +144,7 @@ class Placement:
             for part in _bounded(_alike([layout for layout, _ in kind], members))
         ]
         self._owners = _owners(model, self.parameters)
-        self._places = [(p.data_ptr(), p.device, p.dtype, p.shape) for p in self.parameters]
+        self._places = [(p.device, p.dtype, p.shape) for p in self.parameters]
 
     def _slot(self, parameter: nn.Parameter) -> int:
         if id(parameter) not in self._slots:
@@ -163,7 +163,7 @@ class Placement:
         Pruning and parametrisations put others in their stead, and so does whoever moves the model or lets a layer
         grow.
         """
-        for (table, key), parameter, (_, device, dtype, shape) in zip(
+        for (table, key), parameter, (device, dtype, shape) in zip(
             self._owners, self.parameters, self._places, strict=True
         ):
             if table.get(key) is not parameter or parameter.shape != shape:
