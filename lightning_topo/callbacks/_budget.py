@@ -48,6 +48,8 @@ class OverheadBudget:
         self._charged = 0.0
         self._on_device: list[tuple[str | None, Any, Any]] = []
         self._counts_at_start = (0, 0)
+        # The kind that was refused last, and the time before which it would be refused again.
+        self._refused: tuple[str, float] = ("", -math.inf)
 
     @property
     def coverage(self) -> float:
@@ -83,6 +85,7 @@ class OverheadBudget:
         self._spent = self._granted = self._charged = 0.0
         self._kind = None
         self._on_device = []
+        self._refused = ("", -math.inf)
 
     def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
         """Count a due measurement and say whether to make it; what is spent from here on is its cost.
@@ -92,8 +95,10 @@ class OverheadBudget:
             guess: Expected cost in seconds while no cost is known.
             run_time: Expected training time of the whole run in seconds: the first of a kind may borrow from it.
         """
-        self._close()
         self.due += 1
+        if kind == self._refused[0] and self._clock() < self._refused[1]:
+            return False
+        self._close()
         if kind in self._costs:
             admitted = self.affords(kind)
         elif self._granted + guess <= _GRANTED_SECONDS:
@@ -106,7 +111,16 @@ class OverheadBudget:
             self._kind, self._charged = kind, 0.0
             if guess:
                 self._costs.setdefault(kind, guess)
+        elif kind in self._costs:
+            self._refused = kind, self._affordable_at(kind)
         return admitted
+
+    def _affordable_at(self, kind: str) -> float:
+        """When there will be time for a kind whose cost is known, if nothing else is spent until then."""
+        assert self.max_overhead is not None
+        assert self._began is not None
+        spent = self.spent
+        return self._began + spent + (spent + self._costs[kind]) / (_PLANNED_SHARE * self.max_overhead)
 
     def affords(self, kind: str, guess: float = 0.0, run_time: float = 0.0, share: float = _PLANNED_SHARE) -> bool:
         """Whether there is time for a kind of work now, which need not be a measurement."""

@@ -29,6 +29,10 @@ class RunLength:
     def _done(self) -> int:
         return self._trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
+    def doubled(self) -> bool:
+        """Whether the number of batches done is a power of two: when to ask again for what was not affordable."""
+        return (self._done - self._first).bit_count() == 1
+
     def seconds(self, training: float) -> float:
         """Expected seconds of the whole fit, given those of its training so far; 0 where its length is not known."""
         expected = training / max(1, self._done - self._first) * self._batches

@@ -216,7 +216,7 @@ class PersistenceMonitor(OptionedCallback):
         if self._neurons.found:
             if multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
                 self._measure(trainer, pl_module)
-            elif self._kept:
+            elif self._kept and self._length is not None and self._length.doubled():
                 self._measure_starts(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -259,13 +259,20 @@ class PersistenceMonitor(OptionedCallback):
         return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
 
     def _admits(self, group: NeuronGroup) -> bool:
+        return self._admission.admits(group.name, *self._prospect(group))
+
+    def _affords(self, group: NeuronGroup) -> bool:
+        return self._budget.affords(group.name, *self._prospect(group))
+
+    def _prospect(self, group: NeuronGroup) -> tuple[float, float]:
+        """What the group's first measurement will cost, and the training time of the run, both in seconds."""
         guess = run_time = 0.0
         if self.max_overhead is not None and self._processes.lead and not self._budget.knows(group.name):
             with self._announcer.never_fatal():
                 n, dimension = self._pool_size(group), group.dimension(self._model)
                 guess = expected_seconds(n, dimension, self.betti_max_neurons)
                 run_time = self._length.seconds(self._budget.training) if self._length else 0.0
-        return self._admission.admits(group.name, guess, run_time)
+        return guess, run_time
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure the groups that there is time for; every process enters."""
@@ -291,7 +298,7 @@ class PersistenceMonitor(OptionedCallback):
     def _measure_starts(self, trainer: Any) -> None:
         """Measure the neurons of the start that were kept, those that there is time for by now."""
         for group in self._neurons.found:
-            if group.name in self._kept and self._admits(group):
+            if group.name in self._kept and self._affords(group) and self._admits(group):
                 step, points = self._kept.pop(group.name)
                 metrics: dict[str, float] = {}
                 with self._announcer.never_fatal(), self._budget.spending(points.device):
