@@ -117,8 +117,8 @@ def _block(
 
 
 def _largest(values: Tensor, start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest entries of each matrix, shape (K, G, count), and where they are: they lie in rows that have large ones."""
-    k, g, r, c = values.shape
+    """The largest entries of each matrix, shape (K, G, count), which lie in rows that have large ones; their places."""
+    r, c = values.shape[2:]
     rows = values.amax(-1).topk(min(count, r)).indices
     best = values.gather(2, rows[..., None].expand(-1, -1, -1, c)).flatten(2)
     bounds, where = best.topk(min(count, best.shape[-1]))

@@ -28,9 +28,10 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
 
     The three extremes are right to float64 rounding: of large clouds, products in single precision tell which pairs may
     attain them, as far as their error allows, and these are evaluated from the differences; small clouds, and those of
-    which this leaves too many pairs, are evaluated in float64. The points themselves are rounded: each coordinate of ``after`` is off by up to ``eps / 2``
-    of itself. A pair counts only when |u_i - u_j| is 0 or at least 4 times that error, (eps / 2)·sqrt(|p_i'|² +
-    |p_j'|²), and |p_i - p_j| is more than 4 times the same error of ``before``; the others are left out and counted.
+    which this leaves too many pairs, are evaluated in float64. The points themselves are rounded: each coordinate of
+    ``after`` is off by up to ``eps / 2`` of itself. A pair counts only when |u_i - u_j| is 0 or at least 4 times that
+    error, (eps / 2)·sqrt(|p_i'|² + |p_j'|²), and |p_i - p_j| is more than 4 times the same error of ``before``; the
+    others are left out and counted.
 
     Memory: five float64 copies of the points at the most, and blocks of a few tens of MiB.
 

@@ -59,9 +59,10 @@ def most_changed(before: Tensor, after: Tensor, k: int, eps: float) -> Tensor:
 
 
 def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Points and displacements in few dimensions, shape (3, G, n, d), the last to be filled; squared norms of the points
+    """Images of the points and of their displacements, with room for their sum, shape (3, G, n, d), and more.
 
-    before and after, shape (2, G, n); hashes of the points before, shape (G, n); the relative error of products.
+    Besides, squared norms of the points before and after, shape (2, G, n), hashes of the points before, shape (G, n),
+    and the relative error of products of images.
     """
     groups, n, dimension = before.shape
     dtype = product_dtype(before, after)

@@ -56,7 +56,7 @@ class UpdateConstants:
 
     @staticmethod
     def unpack(rows: Sequence[Sequence[float]]) -> list[tuple[BiLipschitz, bool, bool]]:
-        """The constants of each cloud, whether it is finite and whether they are certain, from ``packed().tolist()``."""
+        """Constants of each cloud, whether it is finite, and if they are certain, from ``packed().tolist()``."""
         return [_unpacked(*row) for row in rows]
 
 

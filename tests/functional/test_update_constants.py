@@ -64,7 +64,9 @@ def test_half_precision_is_taken_as_it_is(pair_loop):
 def test_a_stack_says_the_same_as_each_cloud_alone(shape, dtype, points_name, update_cloud):
     eps = torch.finfo(dtype).eps
     names = ("small", "none", "dead", "large", "merging")
-    before, after = (torch.stack(part) for part in zip(*(update_cloud(points_name, x, shape, dtype) for x in names)))
+    before, after = (
+        torch.stack(part) for part in zip(*(update_cloud(points_name, x, shape, dtype) for x in names), strict=True)
+    )
     together = unpacked(before, after, eps)
     for g, (constants, finite, certain) in enumerate(together):
         ((alone, alone_finite, alone_certain),) = unpacked(before[g : g + 1], after[g : g + 1], eps)
