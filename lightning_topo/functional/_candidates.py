@@ -52,7 +52,7 @@ def candidates(clouds: UpdateClouds, eps: float, count: int) -> Candidates:
         count: Pairs of each kind, m.
     """
     terms, ratio, equal = _terms(clouds, eps)
-    groups, n = clouds.hashes.shape
+    _, groups, n = clouds.hashes.shape
     parts = [_block(clouds, terms, ratio, equal, rows, count) for rows in row_blocks(groups, n, clouds.points.device)]
     bounds, i, j, n_resolved, n_possible = parts[0]
     if len(parts) > 1:
@@ -64,11 +64,12 @@ def candidates(clouds: UpdateClouds, eps: float, count: int) -> Candidates:
 
 
 def _terms(clouds: UpdateClouds, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What each point adds to -2 times the products, shape (5 or 7, G, n), 1 - ρ, and a bound, shape (G, 1, 1).
+    """What each point adds to -2 times the products, shape (5 or 7, G, n), 1 - ρ, and two bounds, shape (2, G, 1, 1).
 
     The rows: lower bound of x less what cannot be resolved, upper bound of y, [z and the error of the growth,] from the
     lower bound of x to the upper one, the upper bound of y where it is certainly resolved, and where it may be.
-    Equal points, and those that are certainly not resolved, have a lower bound of x at most the last bound.
+    Equal points have a lower bound of x up to the first bound, and are not resolved; where their updates are equal,
+    the upper bound of y is not above the second.
     """
     (x, y), error = clouds.norms[:2], clouds.error
     rounding, least = torch.finfo(x.dtype).eps, least_square(x.dtype)
@@ -86,8 +87,8 @@ def _terms(clouds: UpdateClouds, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         growth_error.addcmul_(y * error, 1 + ratio)
         rows += [clouds.norms[2] + (low - x) + (1 - ratio) * y_error + growth_error, 2 * growth_error]
     rows += [2 * (x_error + before), 2 * y_error + (1 + _SLACK) * after, (1 - _SLACK) * after]
-    equal = (x_error + _SLACK * before).amax(-1).mul_(-4.0)
-    return torch.stack(rows), (1 - ratio)[..., None], equal[:, None, None]
+    equal = torch.stack([(x_error + _SLACK * before).amax(-1).neg_(), y_error.amax(-1)]).mul_(4.0)
+    return torch.stack(rows), (1 - ratio)[..., None], equal[..., None, None]
 
 
 def _block(
@@ -99,15 +100,15 @@ def _block(
     sums = terms[:, :, rows, None] + terms[:, :, None, columns]
     subtract_products(sums[:kinds].flatten(0, 1), x[:, :, rows].flatten(0, 1), x[:, :, columns].flatten(0, 1))
     low, (y_sure, y_maybe) = sums[0], sums[-2:]
-    still = ~(clouds.moved[:, rows, None] | clouds.moved[:, None, columns])
-    apart = clouds.hashes[:, rows, None] != clouds.hashes[:, None, columns]
+    together, still = (clouds.hashes[:, :, rows, None] == clouds.hashes[:, :, None, columns]).unbind(0)
+    still &= sums[1] <= equal[1]
     resolved = (((sums[1] >= y_sure) | still) & (low > 0)).triu_(1)
-    possible = (((sums[1] >= y_maybe) | still) & (low > equal) & apart).triu_(1)
+    possible = (((sums[1] >= y_maybe) | still) & (low > equal[0]) & ~together).triu_(1)
     if kinds == 3:
         sums[2].sub_(low).addcmul_(sums[1], -ratio)
         sums[3].sub_(sums[2])
     bounds, high = sums[1:-3], sums[-3].add_(low)
-    # Pairs of points that stay where they are have not changed at all.
+    # Pairs of points that move alike, or not at all, have not changed at all.
     bounds.masked_fill_(still, 0.0)
     torch.maximum(bounds / high, bounds.div_(low), out=bounds)
     bounds.masked_fill_(~resolved, -math.inf)
@@ -116,8 +117,8 @@ def _block(
 
 
 def _largest(values: Tensor, start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest entries of each matrix, shape (K, G, count), and where they are: they lie in rows that have large ones."""
-    k, g, r, c = values.shape
+    """The largest entries of each matrix, shape (K, G, count), which lie in rows that have large ones; their places."""
+    r, c = values.shape[2:]
     rows = values.amax(-1).topk(min(count, r)).indices
     best = values.gather(2, rows[..., None].expand(-1, -1, -1, c)).flatten(2)
     bounds, where = best.topk(min(count, best.shape[-1]))

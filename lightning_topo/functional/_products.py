@@ -35,8 +35,8 @@ class UpdateClouds:
         raw: Squared norms of the points before and after themselves, in units of ``unit`` squared, shape (2, G, n).
         scales: Sizes of the cloud and of its update, in the same unit, shape (2, G, 1): powers of two.
         unit: Size of the points, shape (G, 1, 1): a power of two.
-        hashes: Equal for points whose coordinates are all equal, and else rarely, shape (G, n).
-        moved: Points that are not exactly where they were, shape (G, n).
+        hashes: Equal for points, and for displacements, whose coordinates are all equal, and else rarely: shape
+            (2, G, n).
         common: Length of the mean update, in units of the update's scale, shape (G, 1).
         finite: Whether all coordinates of a group are finite, shape (G,).
         error: What rounding adds to a squared distance, relative to the sum of the two squared norms.
@@ -48,7 +48,6 @@ class UpdateClouds:
     scales: Tensor
     unit: Tensor
     hashes: Tensor
-    moved: Tensor
     common: Tensor
     finite: Tensor
     error: float
@@ -84,7 +83,7 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     pair.div_(unit)
     raw = torch.linalg.vector_norm(pair, dim=-1).square_()
     u.sub_(p)
-    hashes, moved = _hashes(p), u.any(-1)
+    equal = hashes(pair)
     mean = pair.mean(-2, keepdim=True)
     pair.sub_(mean)
     scales = power_of_two(pair.abs().amax((2, 3)).clamp_min_(smallest_scale(dtype)))[..., None]
@@ -98,8 +97,7 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
         raw,
         scales,
         unit,
-        hashes,
-        moved,
+        equal,
         common,
         size.isfinite(),
         relative_error(dtype, dimension, before.device.type),
@@ -143,7 +141,9 @@ def power_of_two(x: Tensor) -> Tensor:
 
 def row_blocks(groups: int, n: int, device: torch.device) -> list[slice]:
     """Rows of the matrices of pairs that are worked on at a time, against the columns from the first of them on."""
-    size = max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // n) if device.type == "cpu" else _DEVICE_BLOCK_ELEMENTS // (groups * n)
+    size = (
+        max(_MIN_BLOCK_ROWS, _BLOCK_ELEMENTS // n) if device.type == "cpu" else _DEVICE_BLOCK_ELEMENTS // (groups * n)
+    )
     size = max(1, size)
     return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
@@ -167,9 +167,11 @@ def mixed_integers(count: int, device: torch.device) -> Tensor:
     return x.bitwise_xor_(x >> 29).mul_(0x2545F4914F6CDD1D).__rshift__(31).to(torch.int32)
 
 
-def _hashes(points: Tensor) -> Tensor:
+def hashes(points: Tensor) -> Tensor:
+    """Numbers of 32 bits that are equal for points whose coordinates are all equal, and else rarely, shape (..., n)."""
     bits = points.view(torch.int32)
-    return (bits * mixed_integers(bits.shape[-1], points.device)).sum(-1, dtype=torch.int32)
+    bits = bits.bitwise_xor(bits >> 15)  # the low bits of numbers in half precision are all zero
+    return bits.mul_(mixed_integers(bits.shape[-1], points.device)).sum(-1, dtype=torch.int32)
 
 
 def _kept(dtype: torch.dtype) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_topo.functional._pairs import resolution
 from lightning_topo.functional._products import (
+    hashes,
     least_square,
     mixed_integers,
     power_of_two,
@@ -50,17 +51,18 @@ def most_changed(before: Tensor, after: Tensor, k: int, eps: float) -> Tensor:
     groups, n, _ = before.shape
     if k >= n:
         return torch.arange(n, device=before.device).expand(groups, n)
-    images, raw, hashes, error = _images(before.detach(), after.detach())
-    scores = _scores(*_centred(images, raw, eps, error), hashes)
+    images, raw, equal, error = _images(before.detach(), after.detach())
+    scores = _scores(*_centred(images, raw, eps, error), equal)
     scores[0].masked_fill_(~raw.sum(0).isfinite(), torch.inf)
     quarter = k // 8 * 2  # even: a pair is two
     return _highest(scores.nan_to_num_(0.0, torch.inf), (k - 2 * quarter, quarter, quarter))
 
 
 def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Points and displacements in few dimensions, shape (3, G, n, d), the last to be filled; squared norms of the points
+    """Images of the points and of their displacements, with room for their sum, shape (3, G, n, d), and more.
 
-    before and after, shape (2, G, n); hashes of the points before, shape (G, n); the relative error of products.
+    Besides, squared norms of the points before and after, shape (2, G, n), hashes of the points before, shape (G, n),
+    and the relative error of products of images.
     """
     groups, n, dimension = before.shape
     dtype = product_dtype(before, after)
@@ -71,13 +73,11 @@ def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, floa
     p, q = before * signs, after * signs
     raw = torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in (p, q)]).square_()
     images = p.new_empty(3, groups, n, width)
+    equal = hashes(p)
     q.sub_(p)
     for part, image in zip((p, q), images, strict=False):
         _fold(part, image)
-    bits = p.view(torch.int32)
-    factors = integers if bits.shape[-1] == dimension else torch.cat([integers, integers * 3])
-    hashes = (bits * factors).sum(-1, dtype=torch.int32)
-    return images, raw, hashes, relative_error(dtype, width, before.device.type)
+    return images, raw, equal, relative_error(dtype, width, before.device.type)
 
 
 def _fold(x: Tensor, out: Tensor) -> None:
@@ -102,16 +102,16 @@ def _centred(x: Tensor, raw: Tensor, eps: float, error: float) -> tuple[Tensor, 
     return x, torch.cat([norms, torch.stack([least, after])]), (1 - scales[1] / scales[0])[..., None]
 
 
-def _scores(x: Tensor, terms: Tensor, ratio: Tensor, hashes: Tensor) -> Tensor:
+def _scores(x: Tensor, terms: Tensor, ratio: Tensor, equal: Tensor) -> Tensor:
     """Squared criticality, growth and shrinking of each point's most extreme pairs, up to a factor, shape (3, G, n)."""
-    groups, n = hashes.shape
+    groups, n = equal.shape
     scores = terms.new_zeros(3, groups, n)
     for rows in row_blocks(groups, n, x.device):
         columns = slice(rows.start, None)
         sums = terms[:, :, rows, None] + terms[:, :, None, columns]
         subtract_products(sums[:3].flatten(0, 1), x[:, :, rows].flatten(0, 1), x[:, :, columns].flatten(0, 1))
         d2, u2, change, least_before, least_after = sums.unbind(0)
-        hidden = (u2 < least_after) | (hashes[:, rows, None] == hashes[:, None, columns])
+        hidden = (u2 < least_after) | (equal[:, rows, None] == equal[:, None, columns])
         change.sub_(d2).addcmul_(u2, -ratio)
         torch.neg(change, out=least_after)
         # Of pairs closer than products tell, the distance is taken for what they tell: these are of interest.

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_topo.functional._candidates import Candidates, candidates
 from lightning_topo.functional._pairs import not_lost, resolution
 from lightning_topo.functional._products import UpdateClouds, update_clouds
-from lightning_topo.functional.bi_lipschitz import BiLipschitz
+from lightning_topo.functional.exact_constants import BiLipschitz
 from lightning_topo.functional.most_changed import most_changed
 
 __all__ = ["UpdateConstants", "most_changed", "update_constants", "update_criticality"]
@@ -22,7 +22,7 @@ __all__ = ["UpdateConstants", "most_changed", "update_constants", "update_critic
 _MANY = 16
 _MANY_POINTS = 512
 _SOME = 8
-_POINTS_FOR_ONE = 8
+_POINTS_FOR_ONE = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class UpdateConstants:
         n_unresolved: Pairs that rounding leaves nothing of, shape (G,).
         finite: Whether all coordinates are finite, shape (G,). Where not, the constants are ``nan``.
         certain: Whether the constants and the number are those of all pairs, shape (G,). Where not, they are those
-            of some pairs: evaluate the cloud by ``bi_lipschitz``.
+            of some pairs: evaluate the cloud by ``exact_constants``.
     """
 
     criticality: Tensor
@@ -56,7 +56,7 @@ class UpdateConstants:
 
     @staticmethod
     def unpack(rows: Sequence[Sequence[float]]) -> list[tuple[BiLipschitz, bool, bool]]:
-        """The constants of each cloud, whether it is finite and whether they are certain, from ``packed().tolist()``."""
+        """Constants of each cloud, whether it is finite, and if they are certain, from ``packed().tolist()``."""
         return [_unpacked(*row) for row in rows]
 
 
@@ -88,7 +88,7 @@ def _constants(before: Tensor, after: Tensor, eps: float, crossed: bool) -> Upda
     _, n, dimension = before.shape
     if n < 2 or dimension == 0:
         return _without_pairs(before, after)
-    count = min(_MANY if n >= _MANY_POINTS else max(1, min(_SOME, n // _POINTS_FOR_ONE)), n * (n - 1) // 2)
+    count = min(_MANY if n >= _MANY_POINTS else max(2, min(_SOME, n // _POINTS_FOR_ONE)), n * (n - 1) // 2)
     clouds = update_clouds(before, after, crossed)
     found = candidates(clouds, eps, count + 1)
     return _evaluated(before.detach(), after.detach(), eps, clouds, found, count)
@@ -106,7 +106,7 @@ def _without_pairs(before: Tensor, after: Tensor) -> UpdateConstants:
 def _evaluated(
     before: Tensor, after: Tensor, eps: float, clouds: UpdateClouds, found: Candidates, count: int
 ) -> UpdateConstants:
-    groups, n, _ = before.shape
+    n = before.shape[1]
     i, j = (where[..., :count].transpose(0, 1).flatten(1) for where in (found.i, found.j))
     pairs = _pairs(before, after, eps, clouds.unit, i, j)
     resolved = pairs.resolved & clouds.finite[:, None]
@@ -161,7 +161,9 @@ def _pairs(before: Tensor, after: Tensor, eps: float, unit: Tensor, i: Tensor, j
     m, dtype = i.shape[1], _exact_dtype(before)
     first = torch.arange(0, groups * n, n, device=before.device)[:, None]
     rows = (torch.cat([i, j], dim=1) + first).flatten()
-    p, q = (cloud.flatten(0, 1).index_select(0, rows).to(dtype).unflatten(0, (groups, 2, m)) for cloud in (before, after))
+    p, q = (
+        cloud.flatten(0, 1).index_select(0, rows).to(dtype).unflatten(0, (groups, 2, m)) for cloud in (before, after)
+    )
     if dtype != torch.float64:  # squares would not fit
         p, q = p / unit[..., None], q / unit[..., None]
     least_before, least_after = (resolution(cloud.square().sum((1, 3)), eps) for cloud in (p, q))
