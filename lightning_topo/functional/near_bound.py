@@ -120,6 +120,24 @@ def update_lengths(before: Tensor, after: Tensor) -> Tensor:
     return lengths.add_(rounding).mul_(unit[..., 0])
 
 
+def displacement_lengths(update: Tensor) -> Tensor:
+    """The same from displacements, each rounded once in at least single precision.
+
+    The bound on |u_i - u_j| that two lengths make holds about any centre, so that the mean need not be exact.
+
+    Args:
+        update: Displacements, shape (G, n, D), float32 or float64.
+
+    Returns:
+        Lengths, shape (G, n), not below the true ones; right to 1e-4, and to what rounding leaves of the longest.
+        Nothing is read back.
+    """
+    size = _unit(update)
+    rounding = size[..., 0] * (4 * math.sqrt(update.shape[-1]) * torch.finfo(update.dtype).eps)
+    centred = (update - update.mean(1, keepdim=True)).div_(size)
+    return torch.linalg.vector_norm(centred, dim=-1).mul_(size[..., 0] * (1 + _SLACK)).add_(rounding)
+
+
 def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: float) -> Tensor:
     r"""How near the criticality of an update may come to a bound, from distances of an earlier time.
 
@@ -161,7 +179,7 @@ def _double_or_single(points: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """The power of two below the largest coordinate of each cloud, shape (G, 1, 1), in at least single precision."""
-    size = points.detach().abs().amax((1, 2), keepdim=True)
+    size = torch.linalg.vector_norm(points.detach(), math.inf, (1, 2), keepdim=True)
     return power_of_two(size.to(torch.promote_types(size.dtype, torch.float32)))
 
 

@@ -1,5 +1,6 @@
 """One optimizer step as the neurons see it: hooks, parameters before, displacements, κ."""
 
+from lightning_topo.updates.bound_watch import BoundWatch
 from lightning_topo.updates.cost import expected_seconds
 from lightning_topo.updates.measurement import Measurement
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
@@ -11,6 +12,7 @@ from lightning_topo.updates.update_meter import MeasuredSet, UpdateMeter
 
 __all__ = [
     "AlikeGroups",
+    "BoundWatch",
     "LearningRate",
     "MeasuredSet",
     "Measurement",

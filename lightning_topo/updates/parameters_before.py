@@ -31,3 +31,8 @@ class ParametersBefore:
             copies, parameters = [copies[slot] for slot in slots], [parameters[slot] for slot in slots]
         if parameters:
             torch._foreach_copy_(copies, parameters)
+
+    @torch.no_grad()
+    def copy_from(self, other: ParametersBefore, slots: Sequence[int]) -> None:
+        """Take over what another has of the same parameters at some positions."""
+        torch._foreach_copy_([self.copies[slot] for slot in slots], [other.copies[slot] for slot in slots])

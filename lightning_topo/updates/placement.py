@@ -46,13 +46,15 @@ class Layout:
             others *= 1 if axis == member.axis else size
         return others * member.outer * member.inner
 
-    def units(self, stacked: Tensor) -> Tensor:
-        """The units of several parameters, shape (T, *shape), as rows: shape (T, n, d)."""
+    def units(self, stacked: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The units of several parameters, shape (T, *shape), or those of some rows (T, k), as rows: shape (T, n, d)."""
         member = self.member
         assert member.size is not None
         block = stacked.narrow(member.axis + 1, member.offset, member.outer * member.size * member.inner)
-        units = block.unflatten(member.axis + 1, (member.outer, member.size, member.inner))
-        return units.movedim(member.axis + 2, 1).flatten(2)
+        units = block.unflatten(member.axis + 1, (member.outer, member.size, member.inner)).movedim(member.axis + 2, 1)
+        if rows is not None:
+            units = units[torch.arange(len(units), device=units.device)[:, None], rows]
+        return units.flatten(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +84,22 @@ class AlikeGroups:
         """Where their parameters are in the placement's list, each once."""
         return list(dict.fromkeys(slot for _, slots in self.parts for slot in slots))
 
-    def clouds(self, values: Sequence[Tensor]) -> Tensor:
+    def clouds(self, values: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """The neurons as points, shape (G, n, D), in the promoted precision.
 
         Args:
             values: Tensors in the order of the placement's list: the parameters, or copies of them.
+            rows: Which neurons of each group, shape (G, k), default all.
         """
-        blocks = [self._block(layout, [values[slot] for slot in slots]) for layout, slots in self.parts]
+        blocks = [self._block(layout, [values[slot] for slot in slots], rows) for layout, slots in self.parts]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
-    def _block(self, layout: Layout, values: Sequence[Tensor]) -> Tensor:
+    def _block(self, layout: Layout, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
         stacked = values[0].unsqueeze(0) if len(values) == 1 else torch.stack(list(values))
-        units = layout.units(stacked)
         count = len(values) // len(self.groups)
+        if rows is not None:
+            rows = rows.to(stacked.device).repeat_interleave(count, 0) if count > 1 else rows.to(stacked.device)
+        units = layout.units(stacked, rows)
         if count > 1:
             units = units.unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
         return units if units.device == self.device else units.to(self.device, non_blocking=True)
