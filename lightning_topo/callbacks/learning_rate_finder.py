@@ -101,12 +101,7 @@ class TopologicalLearningRateFinder(Callback):
             if batch_idx == 0:
                 warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
             return
-        attribute = self._finder.attribute(pl_module, trainer.datamodule)
-        rates = self._finder.rates(trainer, attribute)
-        show_progress = trainer.progress_bar_callback is not None
-        self.result = self._finder.find(trainer, pl_module, batch, rates, show_progress)
-        self._finder.advise(self.result, stacklevel=2)
-        self._finder.set(self.result, attribute, rates)
+        self.result = self._finder.run(trainer, pl_module, batch)
         self._log(trainer)
 
     def _log(self, trainer: Any) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
 from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import isolate
 from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
@@ -38,6 +39,8 @@ class TrialRunner:
         rates: Base rates of the run's optimizers.
         hold_steps: Optimizer steps for which a rate has to hold.
         orders: Batch orders in which it has to hold.
+        run_state: The state to put back after each trial.
+        signals: Those that wait while a trial runs.
     """
 
     def __init__(
@@ -47,19 +50,28 @@ class TrialRunner:
         groups: Sequence[NeuronGroup],
         rates: BaseRates,
         hold_steps: int,
-        orders: int = 1,
+        orders: int,
+        run_state: RunState,
+        signals: DeferredSignals,
     ) -> None:
         self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
         self._weights = WeightsBefore(p for group in groups for p in group.parameters(module))
         self._meters = [CriticalityMeter(module, group, self._weights) for group in groups]
-        self._streams = [BatchStream(trainer, order) for order in range(orders)]
-        self._run_state = RunState(trainer, module)
+        self._run_state, self._signals = run_state, signals
+        self._streams = [BatchStream(trainer, order, run_state.sources) for order in range(orders)]
 
-    def __call__(self, lr: float) -> Trial:
-        """Try one base learning rate; the run's state is afterwards as it was, whatever happens."""
+    def __call__(self, lr: float) -> Trial | None:
+        """Try one base learning rate; the run's state is afterwards as it was, whatever happens.
+
+        Returns:
+            What was seen, or None where a signal cut it short.
+        """
         trials = list[Trial]()
         for stream in list(self._streams):
-            trials.append(self._hold(lr, stream))
+            trial = self._hold(lr, stream)
+            if trial is None:
+                return None
+            trials.append(trial)
             if not trials[-1].held:
                 # The order in which this rate broke is the likeliest to break the next.
                 self._streams.remove(stream)
@@ -70,29 +82,32 @@ class TrialRunner:
         steps = sum(trial.steps for trial in trials)
         return Trial(lr, worst.held, worst.broke_at_step, worst.max_criticality, losses, worst.group, steps)
 
-    def _hold(self, lr: float, stream: BatchStream) -> Trial:
-        try:
+    def _hold(self, lr: float, stream: BatchStream) -> Trial | None:
+        def hold() -> Trial | None:
             self._run_state.branch()
             watch = _Watch(self._trainer, self._meters, self._weights, self._rates, lr)
             _isolate(self._trainer, watch)
             with watch.hooks():
-                self._run(watch, stream)
-        finally:
-            self._run_state.restore()
-        return watch.trial()
+                return watch.trial() if self._run(watch, stream) else None
 
-    def _run(self, watch: _Watch, stream: BatchStream) -> None:
+        return surely(hold, self._run_state.restore)
+
+    def _run(self, watch: _Watch, stream: BatchStream) -> bool:
+        """Run batches until the rate has broken or held; False where a signal cut it short."""
         loop = self._trainer.fit_loop.epoch_loop
         fetcher = _Fetcher(stream)
         while watch.steps < self._hold_steps and not watch.broken:
             if fetcher.done:
                 loop.batch_progress.reset_on_run()
             with suppress(StopIteration):  # the module's on_train_batch_start may ask to skip the rest of an epoch
-                loop.advance(fetcher)
+                self._signals.let_through(loop.advance, fetcher)
+            if _largest_anywhere(self._trainer.strategy, float(bool(self._signals.pending))):
+                return False
             if watch.steps == 0 and fetcher.index > _MAX_BATCHES_WITHOUT_STEP * self._trainer.accumulate_grad_batches:
                 raise RuntimeError(
                     f"expected the training step to make optimizer steps, got none in {fetcher.index} batches"
                 )
+        return True
 
 
 class _Fetcher:
