@@ -84,6 +84,10 @@ class RunState:
         self._restore_sources()
         self._intact = True
 
+    def moved(self) -> bool:
+        """Whether a trainable parameter is not what it was."""
+        return any(state.moved() for state in self._tensors if state.tensor.requires_grad)
+
     def _memo(self) -> dict[int, Any]:
         """What copies of attributes share with the originals."""
         return {id(item): item for item in self._fixed}

@@ -25,6 +25,10 @@ class TensorState:
         self._grad = tensor.grad
         self._grad_value = None if tensor.grad is None else tensor.grad.detach().clone()
 
+    def moved(self) -> bool:
+        """Whether the value is another than it was."""
+        return not torch.equal(_writable(self.tensor.detach()), self._value)
+
     @torch.no_grad()
     def restore(self) -> None:
         """Put value, gradient and memory back."""

@@ -104,10 +104,22 @@ class TrialRunner:
             if _largest_anywhere(self._trainer.strategy, float(bool(self._signals.pending))):
                 return False
             if watch.steps == 0 and fetcher.index > _MAX_BATCHES_WITHOUT_STEP * self._trainer.accumulate_grad_batches:
-                raise RuntimeError(
-                    f"expected the training step to make optimizer steps, got none in {fetcher.index} batches"
-                )
+                raise RuntimeError(_no_step(fetcher.index, self._run_state.moved()))
         return True
+
+
+def _no_step(batches: int, moved: bool) -> str:
+    """What went wrong where no optimizer of the Trainer made a step."""
+    message = (
+        f"expected the training step to make optimizer steps, got none of configure_optimizers' in {batches} batches"
+    )
+    if not moved:
+        return f"{message}, and no parameter moved; check that the training step calls their step()"
+    return (
+        f"{message}, although parameters moved: something else updates them, such as optimizers that step within "
+        "backward, or by methods other than step() (SAM's first_step and second_step), and the search cannot set their "
+        "rates; let configure_optimizers return what makes the updates by step(), or train without the finder"
+    )
 
 
 class _Fetcher:
@@ -172,12 +184,22 @@ class _Watch(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the loss, the mean over all processes; end the trial where it is not finite."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor):
-            value = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+        if isinstance(loss, Tensor) and loss.numel():
+            # A step of manual optimization may return several losses: their mean is what is told of them.
+            value = float(trainer.strategy.reduce(loss.detach().float().mean(), reduce_op="mean"))
             self._losses.append(value)
             if not math.isfinite(value):
                 self._diverged(value)
         self._steps_before_batch = self.steps
+        self._require_same_optimizers()
+
+    def _require_same_optimizers(self) -> None:
+        if {id(optimizer) for optimizer in self._trainer.optimizers} != self._meters.keys():
+            raise RuntimeError(
+                "expected the Trainer to keep its optimizers during a trial of a learning rate, but the training step "
+                "or a hook of the module replaced them, and the search cannot hold the rates of the new ones; replace "
+                "them in a callback, which trials do not call, or train without the finder"
+            )
 
     def _diverged(self, loss: float) -> None:
         if self._steps_before_batch == 0:

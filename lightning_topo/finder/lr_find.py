@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch._dynamo import OptimizedModule
 
 from lightning_topo._lightning import Callback
+from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._interrupts import DeferredSignals, SearchCutShortError, surely
 from lightning_topo.finder._isolation import isolate, lightning_of
 from lightning_topo.finder._rates import BaseRates
@@ -53,7 +53,7 @@ def topological_lr_find(
     """
     finder = RateFinder(SearchOptions(**options))
     if trainer.fast_dev_run:
-        warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
+        warn_user("The learning-rate search is left out under `fast_dev_run`.")
         return None
     finder.require_searchable(trainer.strategy)
     attribute = finder.attribute(model, datamodule)
