@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from typing import Any
 
 import torch
 
 from lightning_topo._lightning import Callback
-from lightning_topo.finder import RateFinder, SearchOptions, TopologicalLRResult
+from lightning_topo._user_warning import warn_user
+from lightning_topo.finder import RateFinder, RunIdentity, SearchOptions, TopologicalLRResult
 from lightning_topo.finder.result import DEFAULT_SAFETY
 from lightning_topo.neurons import NeuronGroup
+
+_log = logging.getLogger("pytorch_lightning.callbacks.lightning_topo")
 
 
 class TopologicalLearningRateFinder(Callback):
@@ -26,8 +29,9 @@ class TopologicalLearningRateFinder(Callback):
 
     Reference: arXiv 2510.02670, section 3.
 
-    The result is saved in checkpoints: a resumed fit does not search again. List it before callbacks that read the
-    learning rate at the start of a batch, such as ``LearningRateMonitor``.
+    The result is saved in checkpoints with what it was found for: a resumed fit does not search again, a fit of another
+    model, with other optimizers, on other data or by another Trainer does, such as the next fold of a cross-validation.
+    List it before callbacks that read the learning rate at the start of a batch, such as ``LearningRateMonitor``.
 
     Args:
         min_lr: Smallest base learning rate to try.
@@ -73,6 +77,9 @@ class TopologicalLearningRateFinder(Callback):
         options = SearchOptions(min_lr, max_lr, hold_steps, tolerance, safety, groups, orders, update_attr, attr_name)
         self._finder = RateFinder(options)
         self.result: TopologicalLRResult | None = None
+        self._run: RunIdentity | None = None
+        self._decided = False  # whether this fit has searched, or has seen that it need not
+        self._unreadable = False
 
     @property
     def optimal_lr(self) -> float | None:
@@ -80,34 +87,56 @@ class TopologicalLearningRateFinder(Callback):
         return None if self.result is None else self._finder.suggestion(self.result)
 
     def state_dict(self) -> dict[str, Any]:
-        """The result, in primitives."""
-        return {"result": None if self.result is None else self.result.to_dict()}
+        """The result and the run that it belongs to, in primitives."""
+        if self.result is None:
+            return {"result": None}
+        return {"result": self.result.to_dict(), "run": {} if self._run is None else self._run.now().words}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the result of the run that is resumed."""
-        saved = state_dict["result"]
-        self.result = None if saved is None else TopologicalLRResult.from_dict(saved)
+        """Take over the result of the run that is resumed; what cannot be read is said, and the resume goes on."""
+        self._run = _read_run(state_dict)
+        try:
+            saved = state_dict["result"]
+            self.result = None if saved is None else TopologicalLRResult.from_dict(saved)
+        except Exception as error:  # a state of another version, or one that was edited
+            self.result, self._unreadable = None, True
+            warn_user(
+                f"TopologicalLearningRateFinder cannot read its state in the checkpoint ({type(error).__name__}: "
+                f"{error}). The run goes on at the learning rates of the checkpoint, without a new search; start it "
+                "without ckpt_path to search again."
+            )
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which nothing can be found."""
-        if stage == "fit" and self.result is None and not trainer.fast_dev_run:
+        if stage != "fit":
+            return
+        self._decided = self._unreadable = False
+        if self.result is None and not trainer.fast_dev_run:
             self._finder.require_searchable(trainer.strategy)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
-        if self.result is not None:
+        if self._unreadable or (self._decided and self.result is not None):
             return
         if trainer.fast_dev_run:
-            if batch_idx == 0:
-                warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
+            if not self._decided:
+                warn_user("The learning-rate search is left out under `fast_dev_run`.")
+            self._decided = True
             return
-        attribute = self._finder.attribute(pl_module, trainer.datamodule)
-        rates = self._finder.rates(trainer, attribute)
-        show_progress = trainer.progress_bar_callback is not None
-        self.result = self._finder.find(trainer, pl_module, batch, rates, show_progress)
-        self._finder.advise(self.result, stacklevel=2)
-        self._finder.set(self.result, attribute, rates)
-        self._log(trainer)
+        run = RunIdentity.of(trainer, pl_module)
+        if self._is_due(trainer, run):
+            self.result = None  # what is known of another run is none of this one's, also if the search fails
+            self.result = self._finder.run(trainer, pl_module, batch)
+            self._log(trainer)
+        self._run, self._decided = run, True
+
+    def _is_due(self, trainer: Any, run: RunIdentity) -> bool:
+        """Whether to search: nothing is known, or what is known is of another run; all processes decide alike."""
+        others = [] if self.result is None or self._run is None else self._run.differences(run)
+        if others and trainer.is_global_zero:
+            _log.info("The known learning rate is another %s's: searching again.", "'s and ".join(others))
+        due = self.result is None or bool(others)
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def _log(self, trainer: Any) -> None:
         assert self.result is not None
@@ -118,12 +147,29 @@ class TopologicalLearningRateFinder(Callback):
         values["steps"] = float(self.result.total_steps)
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
-            separator = logger.group_separator
-            logger.log_metrics({f"lr_find{separator}{name}": value for name, value in values.items()}, step=step)
-            if trainer.is_global_zero and hasattr(logger.experiment, "add_figure"):
-                logger.experiment.add_figure(
-                    "lr_find", self.result.plot(safety=self._finder.options.safety).figure, step
-                )
+            self._log_to(logger, values, step, trainer.is_global_zero)
         device = trainer.strategy.root_device
         metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in values.items()}
         trainer.callback_metrics.update(metrics)
+
+    def _log_to(self, logger: Any, values: dict[str, float], step: int, lead: bool) -> None:
+        assert self.result is not None
+        try:
+            separator = logger.group_separator
+            logger.log_metrics({f"lr_find{separator}{name}": value for name, value in values.items()}, step=step)
+            if lead and hasattr(logger.experiment, "add_figure"):
+                figure = self.result.plot(safety=self._finder.options.safety).figure
+                logger.experiment.add_figure("lr_find", figure, step)
+        except Exception as error:  # a disk that is full, a network that is gone, a plot that fails
+            warn_user(
+                f"TopologicalLearningRateFinder could not write to {type(logger).__name__} ({type(error).__name__}: "
+                f"{error}). Training goes on. What was found is in the callback's result, which result.plot() draws."
+            )
+
+
+def _read_run(state: dict[str, Any]) -> RunIdentity | None:
+    """The run that a saved result belongs to; None where that is not known."""
+    words = state.get("run") if isinstance(state, dict) else None
+    if not isinstance(words, dict):
+        return None
+    return RunIdentity({str(name): text for name, text in words.items() if isinstance(text, str)})

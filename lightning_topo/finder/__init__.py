@@ -4,11 +4,13 @@ from lightning_topo.finder.lr_find import topological_lr_find
 from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.rate_finder import RateFinder
 from lightning_topo.finder.result import TopologicalLRResult, Trial
+from lightning_topo.finder.run_identity import RunIdentity
 from lightning_topo.finder.search import CriticalRateSearch, SearchState
 
 __all__ = [
     "CriticalRateSearch",
     "RateFinder",
+    "RunIdentity",
     "SearchOptions",
     "SearchState",
     "TopologicalLRResult",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._run_state import nested
 
 # Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
@@ -35,6 +36,12 @@ class BaseRates:
         if base_lr is None and first is None:
             raise ValueError("expected an optimizer with a positive learning rate, but every group's is 0")
         self.base_lr = float(first if base_lr is None else base_lr)  # type: ignore[arg-type]
+
+    @classmethod
+    def of_run(cls, trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:
+        """Those of a Trainer's optimizers, relative to the model's attribute where there is one."""
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        return cls(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
 
     def hold(self, optimizer: Optimizer, lr: float) -> None:
         """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -16,8 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_topo.finder._random_state import RandomState
+from lightning_topo.finder._reachable import CONTAINERS
+from lightning_topo.finder._sources import Sources, put_back
+from lightning_topo.finder._tensor_state import TensorState
 
-_CONTAINERS = (list, dict, set, OrderedDict, defaultdict)
 # The launcher of sub-processes must keep track of those that it has started.
 _LEFT_ALONE = ("_SubprocessScriptLauncher",)
 
@@ -28,33 +28,42 @@ class RunState:
     Tensors of the module are copied and written back in place. Optimizer state and plain attributes of the module are
     never touched at all: :meth:`branch` lets a trial work on copies of them, and :meth:`restore` puts the originals
     back, with their identity. Lightning's own objects (trainer, loops, progress, connectors, strategy, plugins) get
-    their attributes and the contents of their containers back. The random state is part of it.
+    their attributes and the contents of their containers back. So do the data: loaders, samplers, data sets and what
+    they hold. The global random state and the random generators that can be reached from the module, its data and the
+    globals that their code names are part of it.
+
+    What lies outside is not put back: other globals, class attributes, the state of libraries, files that were written.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        datamodule: The data module, where the Trainer does not know it yet.
+        data: Data loaders and data modules, by name, that the Trainer does not know yet.
     """
 
-    def __init__(self, trainer: Any, module: nn.Module, datamodule: Any = None) -> None:
+    def __init__(self, trainer: Any, module: nn.Module, data: Mapping[str, Any] | None = None) -> None:
         optimizers = [inner for optimizer in trainer.optimizers for inner in nested(optimizer)]
         schedulers = [inner for config in trainer.lr_scheduler_configs for inner in nested(config.scheduler)]
-        self._random = RandomState.capture()
+        random = RandomState.capture()
+        self._intact = False
         self._lightning = [_Attributes(item) for item in _lightning_objects(trainer)]
-        data = {id(item): item for item in (datamodule, trainer.datamodule) if item is not None}
-        self._data = [_Attributes(item) for item in data.values()]
         self._schedulers = [_Attributes(scheduler) for scheduler in schedulers]
         self._optimizers = [_OptimizerState(optimizer) for optimizer in optimizers]
-        self._tensors = [_TensorState(t) for t in _tensors(module)]
+        self._tensors = [TensorState(t) for t in _tensors(module)]
         self._modules = [_Attributes(part) for part in module.modules()]
         self._plugins = _scalers(trainer)
         self._fixed = [trainer, *optimizers, *schedulers, *module.modules(), *(t.tensor for t in self._tensors)]
         self._fixed += [item.owner for item in self._lightning]
+        data = {**(data or {}), "datamodule": trainer.datamodule or (data or {}).get("datamodule")}
+        self._data_modules = [_Attributes(item) for item in data.values() if _is_data_module(item)]
+        self.sources = Sources(self._roots(trainer, data), self._fixed)
+        random.restore()  # which copying an object of the user's may have moved
+        self._restore_sources = self.sources.present()
 
     def branch(self) -> None:
         """Give the run copies of its optimizer state, scaler and module attributes to work on."""
         self.restore()
-        memo = {id(item): item for item in self._fixed}
+        self._intact = False
+        memo = self._memo()
         for state in self._optimizers:
             state.branch()
         for owner, scaler in self._plugins:
@@ -63,14 +72,42 @@ class RunState:
             attributes.branch(memo)
 
     def restore(self) -> None:
-        """Put everything back."""
-        for attributes in (*self._modules, *self._data, *self._schedulers, *self._lightning):
+        """Put everything back. Where this was interrupted, calling it again completes it; then it does nothing."""
+        if self._intact:
+            return
+        for attributes in (*self._modules, *self._data_modules, *self._schedulers, *self._lightning):
             attributes.restore()
         for optimizer in self._optimizers:
             optimizer.restore()
         for tensor in self._tensors:
             tensor.restore()
-        self._random.restore()
+        self._restore_sources()
+        self._intact = True
+
+    def moved(self) -> bool:
+        """Whether a trainable parameter is not what it was."""
+        return any(state.moved() for state in self._tensors if state.tensor.requires_grad)
+
+    def _memo(self) -> dict[int, Any]:
+        """What copies of attributes share with the originals."""
+        return {id(item): item for item in self._fixed}
+
+    def _roots(self, trainer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Where to look for generators and counters, besides the attributes that trials get copies of."""
+        loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])
+        roots = {f"train_dataloaders[{i}]": loader for i, loader in enumerate(loaders)}
+        for name, value in data.items():
+            roots |= (
+                {f"{name}.{key}": held for key, held in vars(value).items()}
+                if _is_data_module(value)
+                else {name: value}
+            )
+        memo = self._memo()
+        for owner in self._modules:
+            kind = type(owner.owner).__name__
+            roots |= {f"{kind}.{name}": value for name, value in owner.shared(memo)}
+            roots |= {f"{kind}.{name}()": method for name, method in _methods(owner.owner)}
+        return roots
 
 
 class _Attributes:
@@ -79,28 +116,42 @@ class _Attributes:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self._values = dict(vars(owner))
-        containers = [value for value in self._values.values() if type(value) in _CONTAINERS]
+        containers = [value for value in self._values.values() if type(value) in CONTAINERS]
         self._contents = [(container, copy.copy(container)) for container in containers]
 
     def branch(self, memo: dict[int, Any]) -> None:
         """Replace the attributes by deep copies where that is possible."""
-        for name, value in self._values.items():
-            if name.startswith("_") and name.endswith(("_hooks", "_parameters", "_buffers", "_modules", "_trainer")):
-                continue  # the module's own tables, whose contents restore() puts back
-            if isinstance(value, (Dataset, DataLoader)):
-                continue  # too large to copy
+        for name, value in self._copied():
             with suppress(Exception):  # what cannot be copied stays shared
                 vars(self.owner)[name] = copy.deepcopy(value, memo)
 
+    def shared(self, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+        """The attributes that a branch does not copy, as they are too large or cannot be copied."""
+        copied = dict(self._copied())
+        for name, value in self._values.items():
+            if name not in copied and isinstance(value, (Dataset, DataLoader)):
+                yield name, value
+            elif name in copied:
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:  # whatever copying an object of the user's may raise
+                    yield name, value
+
+    def _copied(self) -> Iterator[tuple[str, Any]]:
+        for name, value in self._values.items():
+            if name.startswith("_") and name.endswith(("_hooks", "_parameters", "_buffers", "_modules", "_trainer")):
+                continue  # the module's own tables, whose contents restore() puts back
+            if not isinstance(value, (Dataset, DataLoader)):  # too large to copy
+                yield name, value
+
     def restore(self) -> None:
-        vars(self.owner).clear()
-        vars(self.owner).update(self._values)
+        put_back(vars(self.owner), self._values)
         for container, content in self._contents:
             if isinstance(container, list):
                 container[:] = content
             else:
                 container.clear()
-                container.update(content)
+                (container.extend if hasattr(container, "extend") else container.update)(content)
 
 
 class _OptimizerState:
@@ -131,28 +182,6 @@ class _OptimizerState:
             rate.copy_(value)
 
 
-class _TensorState:
-    """A parameter or buffer with its gradient."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self._value = tensor.detach().clone()
-        self._requires_grad = tensor.requires_grad
-        self._grad = tensor.grad
-        self._grad_value = None if tensor.grad is None else tensor.grad.detach().clone()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        if self.tensor.device != self._value.device:  # the strategy moves the module away at its end
-            self.tensor.data = self.tensor.data.to(self._value.device)
-        self.tensor.copy_(self._value)
-        if self.tensor.is_leaf:
-            self.tensor.requires_grad_(self._requires_grad)
-            self.tensor.grad = self._grad
-        if self._grad is not None and self._grad_value is not None:
-            self._grad.copy_(self._grad_value)
-
-
 def _cloned(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
@@ -166,6 +195,19 @@ def _cloned(value: Any) -> Any:
 def _tensors(module: nn.Module) -> list[Tensor]:
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return [tensor for tensor in tensors.values() if not is_lazy(tensor)]
+
+
+def _is_data_module(item: Any) -> bool:
+    return any(cls.__name__ == "LightningDataModule" for cls in type(item).__mro__)
+
+
+def _methods(module: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions of the user's own module class, whose code may name generators."""
+    for cls in type(module).__mro__:
+        if cls.__module__.partition(".")[0] not in ("torch", "pytorch_lightning", "lightning", "builtins"):
+            yield from (
+                (name, part) for name, part in vars(cls).items() if callable(part) and not isinstance(part, type)
+            )
 
 
 def nested(item: Any) -> Iterator[Any]:

@@ -45,6 +45,12 @@ class TrialMeter:
     @torch.no_grad()
     def after(self) -> tuple[float, str | None]:
         """The largest κ and its group; ``inf`` when a parameter is not finite. To be called after the step."""
+        try:
+            return self._largest()
+        finally:
+            self._bounds.end()
+
+    def _largest(self) -> tuple[float, str | None]:
         torch._foreach_copy_(self._moved, self._parameters)
         torch._foreach_sub_(self._moved, self._before.copies)
         largest = torch.stack(torch._foreach_norm(self._moved, math.inf))
@@ -53,7 +59,6 @@ class TrialMeter:
         numbers = [self._bounds.reach(self._moved), self._bounds.of_fastest(), largest]
         first, second, _ = (len(number) for number in numbers)
         values = torch.cat([number.to(numbers[1]) for number in numbers]).tolist()
-        self._bounds.end()
         if not all(map(math.isfinite, values[first + second :])):
             return math.inf, None
         kappas = values[first : first + second]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,10 +9,13 @@ from typing import Any
 from torch._dynamo import OptimizedModule
 
 from lightning_topo._lightning import Callback
+from lightning_topo._user_warning import warn_user
+from lightning_topo.finder._interrupts import DeferredSignals, SearchCutShortError, surely
 from lightning_topo.finder._isolation import isolate, lightning_of
+from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder.options import SearchOptions
-from lightning_topo.finder.rate_finder import RateFinder
+from lightning_topo.finder.rate_finder import RateFinder, say_irreplaceable
 from lightning_topo.finder.result import TopologicalLRResult
 
 
@@ -51,19 +53,36 @@ def topological_lr_find(
     """
     finder = RateFinder(SearchOptions(**options))
     if trainer.fast_dev_run:
-        warnings.warn("The learning-rate search is left out under `fast_dev_run`.", stacklevel=2)
+        warn_user("The learning-rate search is left out under `fast_dev_run`.")
         return None
     finder.require_searchable(trainer.strategy)
     attribute = finder.attribute(model, datamodule)
-    run_state = RunState(trainer, model, datamodule)
-    try:
-        run_state.branch()
-        result = _launch(trainer, finder, model, train_dataloaders, datamodule)
-    finally:
-        run_state.restore()
-    finder.advise(result, stacklevel=2)
+    result = None
+    while result is None:
+        result = _search(trainer, finder, model, train_dataloaders, datamodule)
+    finder.advise(result)
     finder.set(result, attribute)
     return result
+
+
+def _search(trainer: Any, finder: RateFinder, model: Any, loaders: Any, datamodule: Any) -> TopologicalLRResult | None:
+    """The result of a private fit that leaves no trace; None where a signal cut it short and was answered."""
+    signals = DeferredSignals(within=False)
+
+    def search() -> TopologicalLRResult:
+        run_state = RunState(trainer, model, {"train_dataloaders": loaders, "datamodule": datamodule})
+        say_irreplaceable(run_state, trainer.is_global_zero)
+
+        def fit() -> TopologicalLRResult:
+            run_state.branch()
+            return signals.let_through(_launch, trainer, finder, signals, model, loaders, datamodule)
+
+        return surely(fit, run_state.restore)
+
+    try:
+        return signals.during(search)
+    except SearchCutShortError:
+        return None
 
 
 class _SearchDoneError(Exception):
@@ -73,18 +92,18 @@ class _SearchDoneError(Exception):
 class _SearchAndStop(Callback):
     """The only callback of the private fit."""
 
-    def __init__(self, finder: RateFinder, show_progress: bool) -> None:
-        self._finder, self._show_progress = finder, show_progress
+    def __init__(self, finder: RateFinder, signals: DeferredSignals, shown: bool) -> None:
+        self._finder, self._signals, self._shown = finder, signals, shown
         self.result: TopologicalLRResult | None = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        rates = self._finder.rates(trainer, self._finder.attribute(pl_module, trainer.datamodule))
-        self.result = self._finder.find(trainer, pl_module, batch, rates, self._show_progress)
+        rates = BaseRates.of_run(trainer, self._finder.attribute(pl_module, trainer.datamodule))
+        self.result = self._finder.find(trainer, pl_module, batch, rates, self._signals, self._shown)
         raise _SearchDoneError
 
 
 def _launch(
-    trainer: Any, finder: RateFinder, model: Any, train_dataloaders: Any, datamodule: Any
+    trainer: Any, finder: RateFinder, signals: DeferredSignals, model: Any, loaders: Any, datamodule: Any
 ) -> TopologicalLRResult:
     """Run the private fit in every process of the strategy; the result of the first comes back."""
     lightning = lightning_of(trainer)
@@ -94,9 +113,9 @@ def _launch(
     trainer.state.fn = import_module(f"{lightning}.trainer.states").TrainerFn.FITTING
     trainer.state.status = import_module(f"{lightning}.trainer.states").TrainerStatus.RUNNING
     trainer.training = True
-    only = _SearchAndStop(finder, trainer.progress_bar_callback is not None)
+    only = _SearchAndStop(finder, signals, trainer.progress_bar_callback is not None)
     _isolate(trainer, only)
-    run = partial(_private_fit, trainer, only, model, train_dataloaders, datamodule)
+    run = partial(_private_fit, trainer, only, model, loaders, datamodule)
     launcher = trainer.strategy.launcher
     # Launchers move what they bring back between devices, and refuse frozen dataclasses.
     return TopologicalLRResult.from_dict(run() if launcher is None else launcher.launch(run))
@@ -106,6 +125,7 @@ def _isolate(trainer: Any, only: _SearchAndStop) -> None:
     """Nobody else sees the private fit, and it starts from the beginning. What is set here, the run state puts back."""
     isolate(trainer, only)
     trainer._callback_connector._attach_model_callbacks = _nothing
+    trainer._signal_connector.register_signal_handlers = _nothing  # signals go to the handlers that there are now
     trainer.num_sanity_val_steps = 0
     trainer.limit_val_batches = 0
     loop = trainer.fit_loop
@@ -137,4 +157,4 @@ def _private_fit(
 
 
 def _nothing() -> None:
-    """In the place of adding the model's own callbacks."""
+    """In the place of what a private fit is not to do."""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from typing import Any
 
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._attribute import LearningRateAttribute
+from lightning_topo.finder._batches import BatchStream
+from lightning_topo.finder._interrupts import DeferredSignals, surely
+from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
-from lightning_topo.finder._random_state import random_state_kept
 from lightning_topo.finder._rates import BaseRates
+from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.result import TopologicalLRResult
+from lightning_topo.finder.search import CriticalRateSearch
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
 from lightning_topo.sharding import require_whole_updates
 
@@ -23,6 +32,8 @@ _ADVICE = {
     "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
     "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
 }
+# Batches that are looked at for one that is not empty.
+_FIRST_BATCHES = 10
 
 
 class RateFinder:
@@ -48,6 +59,17 @@ class RateFinder:
         """Raise a TypeError where trials could not see what an update does to all neurons."""
         require_whole_updates(strategy, "find the learning rate under another one, or train without the finder")
 
+    def run(self, trainer: Any, module: Any, batch: Any) -> TopologicalLRResult:
+        """Search within a fit, at a training batch, and let it train at what was found."""
+        attribute = self.attribute(module, trainer.datamodule)
+        rates = BaseRates.of_run(trainer, attribute)
+        signals = DeferredSignals(within=True)
+        shown = trainer.progress_bar_callback is not None
+        result = signals.during(lambda: self.find(trainer, module, batch, rates, signals, shown))
+        self.advise(result)
+        self.set(result, attribute, rates)
+        return result
+
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
         """Where the model keeps its learning rate; None if that is nowhere and nothing is to be set.
 
@@ -60,34 +82,35 @@ class RateFinder:
             return LearningRateAttribute.find(module, datamodule, self.options.attr_name)
         return None
 
-    def rates(self, trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:
-        """The base rates of a run's optimizers, relative to the model's attribute where there is one."""
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        return BaseRates(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
-
-    def find(self, trainer: Any, module: Any, batch: Any, rates: BaseRates, show_progress: bool) -> TopologicalLRResult:
-        """Search; the run is afterwards as it was.
+    def find(
+        self, trainer: Any, module: Any, batch: Any, rates: BaseRates, signals: DeferredSignals, shown: bool
+    ) -> TopologicalLRResult:
+        """Search; the run is afterwards as it was, also where the search fails or is interrupted.
 
         Args:
             trainer: A Trainer that is about to run a training batch.
             module: Its LightningModule.
             batch: The batch, on the module's device.
             rates: The base rates of its optimizers.
-            show_progress: Whether to show a progress bar, in the first process.
+            signals: Those that wait while a trial runs.
+            shown: Whether to show a progress bar, in the first process.
 
         Returns:
             What was found.
         """
-        _require_supported(trainer)
-        groups, options = self._groups(module, batch), self.options
-        runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders)
-        search = options.search()
-        state = search.init()
-        with SearchProgress(show_progress and trainer.is_global_zero) as progress:
-            while not search.terminate(state):
-                progress.trying(state)
-                state = search.step(state, runner(state.next_lr))
-        return search.result(state)
+        self.require_searchable(trainer.strategy)
+        _require_batches(trainer)
+        run_state = RunState(trainer, module)
+        say_irreplaceable(run_state, trainer.is_global_zero)
+
+        def search() -> TopologicalLRResult:
+            groups, options = self._groups(trainer, module, batch, run_state), self.options
+            _require_moved(trainer, module, groups)
+            runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders, run_state, signals)
+            with SearchProgress(shown and trainer.is_global_zero) as progress:
+                return _search(options.search(), runner, trainer, signals, progress)
+
+        return surely(search, run_state.restore)
 
     def suggestion(self, result: TopologicalLRResult) -> float | None:
         """The rate to train at, or None where η* was not found."""
@@ -105,22 +128,86 @@ class RateFinder:
             rates.move_to(lr)
 
     @staticmethod
-    def advise(result: TopologicalLRResult, stacklevel: int) -> None:
-        """Warn, on behalf of the caller, where η* was not found, and say what to do about it."""
+    def advise(result: TopologicalLRResult) -> None:
+        """Warn where η* was not found, and say what to do about it."""
         if result.status != "found":
-            warnings.warn(_ADVICE[result.status].format(*result.bracket), stacklevel=stacklevel + 1)
+            warn_user(_ADVICE[result.status].format(*result.bracket))
 
-    def _groups(self, module: Any, batch: Any) -> Sequence[NeuronGroup]:
+    def _groups(self, trainer: Any, module: Any, batch: Any, run_state: RunState) -> Sequence[NeuronGroup]:
         wanted = self.options.groups
         by_hand = isinstance(wanted, list) and all(isinstance(group, NeuronGroup) for group in wanted)
         declared = getattr(module, "example_input_array", None) is not None
         # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
         example = None if by_hand or declared else example_inputs_from_batch(module, batch)
-        with random_state_kept():
+        if example is not None and _is_empty(batch):
+            example = example_inputs_from_batch(module, _first_with_items(trainer, run_state))
+        with run_state.sources.kept():
             return select_groups(module, wanted, example)
 
 
-def _require_supported(trainer: Any) -> None:
+def say_irreplaceable(run_state: RunState, lead: bool) -> None:
+    """Say, before a search begins, what it cannot put back."""
+    if lead and run_state.sources.irreplaceable:
+        warn_user(
+            f"The learning-rate search cannot put back {run_state.sources.irreplaceable}: what its trials read from "
+            "there, the run will not see. Make such iterators in __iter__, or open such files there."
+        )
+
+
+def _search(
+    search: CriticalRateSearch, runner: TrialRunner, trainer: Any, signals: DeferredSignals, progress: SearchProgress
+) -> TopologicalLRResult:
+    state = search.init()
+    while not search.terminate(state):
+        progress.trying(state)
+        trial = runner(state.next_lr)
+        if trial is None:
+            _answer(trainer, signals)
+        else:
+            state = search.step(state, trial)
+    return search.result(state)
+
+
+def _answer(trainer: Any, signals: DeferredSignals) -> None:
+    """Let the handlers of signals see the run as it was before the search, and end it where it is to end."""
+    if trainer.world_size > 1:
+        signals.share(partial(trainer.strategy.reduce, reduce_op="max"), trainer.strategy.root_device)
+    signals.answer()
+    # Lightning looks only after the next batch: there is to be none at a rate that nobody chose.
+    if trainer.received_sigterm:
+        raise import_module(f"{lightning_of(trainer)}.utilities.exceptions").SIGTERMException
+
+
+def _is_empty(batch: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in tree_leaves(batch))
+
+
+def _first_with_items(trainer: Any, run_state: RunState) -> Any:
+    """The first batch of the run that is not empty, on the module's device."""
+    stream = BatchStream(trainer, sources=run_state.sources)
+    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not _is_empty(batch)), None)
+    if batch is None:
+        raise ValueError(
+            f"expected a batch with items among the first {_FIRST_BATCHES}, to find the neurons with, but all are "
+            "empty; check the data, or set the model's example_input_array"
+        )
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def _require_moved(trainer: Any, module: Any, groups: Sequence[NeuronGroup]) -> None:
+    moved = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(parameter) in moved for group in groups for parameter in group.parameters(module)):
+        raise ValueError(
+            "expected the optimizers of configure_optimizers to hold parameters of the neurons "
+            f"({', '.join(group.name for group in groups[:3])}, ...), but they hold none; optimizers that the model "
+            "keeps for itself, such as those that step within backward, have rates that the search cannot set: return "
+            "them from configure_optimizers, or train without the finder"
+        )
+
+
+def _require_batches(trainer: Any) -> None:
     if type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
         raise TypeError(
             "expected a training_step(batch, ...), got one that takes dataloader_iter and fetches its own batches; the "

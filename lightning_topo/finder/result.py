@@ -105,19 +105,35 @@ class TopologicalLRResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TopologicalLRResult:
-        """Rebuild the result that :meth:`to_dict` wrote."""
-        low, high = (float(rate) for rate in values["bracket"])
-        trials = tuple(
-            Trial(
-                **{
-                    **trial,
-                    "max_criticality": float(trial["max_criticality"]),
-                    "losses": tuple(float(loss) for loss in trial["losses"]),
-                }
+        """Rebuild the result that :meth:`to_dict` wrote; entries that are not known are left out.
+
+        Raises:
+            ValueError: When the values are not those of a result.
+        """
+        try:
+            low, high = (float(rate) for rate in values["bracket"])
+            result = cls(values["status"], (low, high), tuple(_trial(trial) for trial in values["trials"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"expected what TopologicalLRResult.to_dict wrote, got {values!r:.80}") from error
+        ends = {"found": 0 < low <= high < math.inf, "not_reached": low > 0, "below_min": low == 0 < high}
+        if not ends.get(result.status, False):
+            raise ValueError(
+                f"expected a bracket of a search that ended, got {result.status!r} and {low:g} to {high:g}"
             )
-            for trial in values["trials"]
-        )
-        return cls(values["status"], (low, high), trials)
+        return result
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+    broke, group = values.get("broke_at_step"), values.get("group")
+    return Trial(
+        lr=float(values["lr"]),
+        held=bool(values["held"]),
+        broke_at_step=None if broke is None else int(broke),
+        max_criticality=float(values["max_criticality"]),
+        losses=tuple(float(loss) for loss in values.get("losses", ())),
+        group=None if group is None else str(group),
+        steps=int(values.get("steps", 0)),
+    )
 
 
 def _encode(value: Any) -> Any:

@@ -1,3 +1,4 @@
+import copy
 import json
 import pickle
 import warnings
@@ -12,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import SGD
+from torch.utils.data import DataLoader, Subset
 
 from lightning_topo.callbacks import TopologicalLearningRateFinder
 from lightning_topo.finder import (
@@ -131,12 +133,167 @@ def test_state_is_primitive_and_comes_back(lab):
     assert repr(back.result) == repr(search.result)
 
 
-def test_second_fit_keeps_the_result(lab):
-    search, model = finder(), lab.model()
-    lab.trainer(max_steps=1, callbacks=[search]).fit(model, lab.loader())
+def searches(search, count):
+    """Let a finder count the searches that it makes."""
+    run = search._finder.run
+    search._finder.run = lambda *args: count.append(args) or run(*args)
+    return search
+
+
+@pytest.mark.parametrize("again", ["same objects", "another loader of the same data"])
+def test_same_run_is_not_searched_twice(lab, again):
+    count, model, loader = [], lab.model(), lab.loader()
+    search = searches(finder(), count)
+    trainer = lab.trainer(max_epochs=1, callbacks=[search])
+    trainer.fit(model, loader)
     first = search.result
-    lab.trainer(max_steps=1, callbacks=[search]).fit(model, lab.loader())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, loader if again == "same objects" else lab.loader())
+    assert trainer.global_step == 24
+    assert len(count) == 1
     assert search.result is first
+
+
+def half(lab, start):
+    return DataLoader(Subset(lab.data(96), range(start, start + 48)), 8, shuffle=True)
+
+
+@pytest.mark.parametrize("other", ["model", "data", "Trainer", "all of them"])
+def test_another_run_is_searched_anew(lab, other):
+    """One finder over several fits, as over the folds of a cross-validation, which are alike but for the items."""
+    count, model, loader = [], lab.model(), half(lab, 0)
+    search = searches(finder(), count)
+    trainer = lab.trainer(max_epochs=1, callbacks=[search])
+    trainer.fit(model, loader)
+    first = search.result
+    trainer.fit_loop.max_epochs = 2
+    trainer = lab.trainer(max_epochs=1, callbacks=[search]) if other in ("Trainer", "all of them") else trainer
+    model = lab.model() if other in ("model", "all of them") else model
+    trainer.fit(model, half(lab, 48) if other in ("data", "all of them") else loader)
+    assert len(count) == 2
+    assert search.result is not first
+    assert model.lr == trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
+
+
+class Wider(pl.LightningModule):
+    """Takes the same data as the classifier."""
+
+    def __init__(self, optimizer=SGD):
+        super().__init__()
+        self.lr, self.optimizer = 0.05, optimizer
+        self.net = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters(), lr=self.lr)
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "searched"), [(Wider, 96, 0), (lambda: Wider(torch.optim.Adam), 96, 1), (Wider, 64, 1), (None, 96, 1)]
+)
+def test_saved_state_says_what_it_was_found_for(lab, make, n, searched):
+    search, count = finder(), []
+    lab.trainer(max_steps=1, callbacks=[search]).fit(Wider(), lab.loader())
+    state = json.loads(json.dumps(search.state_dict()))
+    assert set(state["run"]) == {"model", "optimizers", "data"}
+    other = searches(finder(), count)
+    other.load_state_dict(state)
+    lab.trainer(max_steps=1, callbacks=[other]).fit(make() if make else lab.model(), lab.loader(n=n))
+    assert len(count) == searched
+
+
+def test_run_that_was_pruned_is_the_same_run(lab, tmp_path):
+    """Its parameters have other names in the checkpoint than at the search."""
+    pruning = {"use_lottery_ticket_hypothesis": False, "amount": 0.3}
+    save = ModelCheckpoint(tmp_path, filename="pruned")
+    callbacks = [finder(), pl.callbacks.ModelPruning("l1_unstructured", **pruning), save]
+    lab.trainer(max_epochs=1, callbacks=callbacks, enable_checkpointing=True).fit(Wider(), lab.loader())
+    count = []
+    resumed = [searches(finder(), count), pl.callbacks.ModelPruning("l1_unstructured", **pruning)]
+    lab.trainer(max_epochs=2, callbacks=resumed).fit(Wider(), lab.loader(), ckpt_path=tmp_path / "pruned.ckpt")
+    assert count == []
+
+
+ODD = (None, "x", [], {"a": 1}, -1, float("nan"), [1.0], [None, None])
+
+
+def edits(entries):
+    """A dictionary with each entry left out, and with each of other kinds."""
+    for key in entries:
+        yield {name: value for name, value in entries.items() if name != key}
+        yield from ({**entries, key: value} for value in ODD)
+
+
+def edited(state):
+    """States of the finder that another version, or a hand, may have left behind."""
+    result = state["result"]
+    yield from edits(state)
+    yield from ({**state, "result": other} for other in edits(result))
+    yield from ({**state, "result": {**result, "trials": [trial]}} for trial in edits(result["trials"][0]))
+
+
+def test_no_edit_of_the_saved_state_ends_a_resume(lab, tmp_path):
+    search, save = finder(), ModelCheckpoint(tmp_path, filename="last")
+    lab.trainer(max_epochs=1, callbacks=[search, save], enable_checkpointing=True).fit(Wider(), lab.loader())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    states = list(edited(search.state_dict()))
+    assert len(states) > 100
+    for state in states:
+        other = finder()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            other.load_state_dict(copy.deepcopy(state))
+        assert len(caught) == (other.result is None and state.get("result", 0) is not None)
+    for state in ({}, {"result": {"status": "found"}}, {"result": 3, "run": {}}):
+        saved["callbacks"][search.state_key] = {"of a later version": 1, **state}
+        torch.save(saved, tmp_path / "edited.ckpt")
+        count = []
+        trainer = lab.trainer(max_epochs=2, callbacks=[searches(finder(), count)])
+        with pytest.warns(UserWarning, match="cannot read its state.*goes on at the learning rates") as caught:
+            trainer.fit(Wider(), lab.loader(), ckpt_path=tmp_path / "edited.ckpt")
+        assert [w.filename for w in caught if "its state" in str(w.message)] == [__file__]
+        assert trainer.global_step == 24
+        assert trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
+        assert count == []
+
+
+@pytest.mark.parametrize("fails", ["log_metrics", "add_figure"])
+def test_logger_that_fails_is_said_once_and_training_goes_on(lab, tmp_path, fails):
+    class Full(TensorBoardLogger):
+        @property
+        def experiment(self):
+            writer = super().experiment
+            if fails == "add_figure":
+                writer.add_figure = self.refuse
+            return writer
+
+        def log_metrics(self, metrics, step=None):
+            if fails == "log_metrics" and any(key.startswith("lr_find") for key in metrics):
+                self.refuse()
+
+        def refuse(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+    recording = lab.RecordingLogger()
+    trainer = lab.trainer(max_steps=3, callbacks=[finder()], logger=[Full(tmp_path), recording])
+    with pytest.warns(UserWarning, match="No space left on device.*Training goes on") as caught:
+        trainer.fit(lab.model(), lab.loader())
+    assert [warning.filename for warning in caught if "No space" in str(warning.message)] == [__file__]
+    assert trainer.global_step == 3
+    assert any("lr_find/critical_lr" in row[1] for row in recording.rows if isinstance(row, tuple))
+
+
+@pytest.mark.parametrize("options", [{"max_lr": 1e-6}, {"min_lr": 10.0}])
+def test_warnings_are_at_the_users_line(lab, options):
+    trainer = lab.trainer(max_steps=1, callbacks=[finder(**options)])
+    with pytest.warns(UserWarning, match="stays as it is") as caught:
+        trainer.fit(lab.model(), lab.loader())
+    assert [warning.filename for warning in caught if "stays as it is" in str(warning.message)] == [__file__]
 
 
 def test_picklable_before_the_fit():
