@@ -160,7 +160,7 @@ class OverheadBudget:
             self._charge(kind, cost)
             if on_cuda:
                 events[1].record(torch.cuda.current_stream(device))
-                self._on_device.append((self._kind if kind is None else kind, *events))
+                self._on_device.append((self._kind if kind is None else kind, events[0], events[1]))
 
     def _charge(self, kind: str | None, cost: float) -> None:
         self._spent += cost

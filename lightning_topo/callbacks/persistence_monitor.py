@@ -49,9 +49,9 @@ class PersistenceMonitor(OptionedCallback):
     while the run has spent less than a second in all, or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
-    and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out, the
-    first included: the neurons of the start are kept, and measured as soon as the length of the run is known and there
-    is time for it. Groups that take more take turns.
+    and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
+    the first included: the neurons of the start are kept, and measured as soon as the length of the run is known and
+    there is time for it. Groups that take more take turns.
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_topo.functional.update_constants import update_constants, update_criticality
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates.drawn_sample import DrawnSample
 from lightning_topo.updates.measurement import Compared, Measurement, compare
@@ -36,6 +37,7 @@ class UpdateMeter:
         size: Largest number of neurons compared in a group, None for all.
         sharded: Whether the parameters are sharded over processes; all of them have to measure then.
         compares: Whether this process compares what was read.
+        criticality_only: Whether κ alone is wanted, which costs less.
 
     Attributes:
         sets: The groups that it moves, those that are alike together.
@@ -52,9 +54,11 @@ class UpdateMeter:
         size: int | None,
         sharded: bool = False,
         compares: bool = True,
+        criticality_only: bool = False,
     ) -> None:
         self._optimizer, self._model, self._groups, self._size = optimizer, model, tuple(groups), size
         self._sharded, self._compares = sharded, compares
+        self._constants = update_criticality if criticality_only else update_constants
         self._resolve()
 
     def _resolve(self) -> None:
@@ -88,6 +92,23 @@ class UpdateMeter:
         self._resolve()
         return True
 
+    def kept(self) -> list[Tensor] | None:
+        """Copies on the CPU of what was kept by :meth:`before`, for a checkpoint; None where samples were drawn."""
+        if self._before is None or any(isinstance(one, DrawnSample) for one, _ in self._taken):
+            return None
+        return [copy.cpu().clone() for copy in self._before.copies]
+
+    def put_kept(self, copies: Sequence[Tensor] | None) -> bool:
+        """Take over what :meth:`kept` gave; whether it fits."""
+        parameters = self._placement.parameters
+        shapes = [copy.shape for copy in copies or ()]
+        if shapes != [parameter.shape for parameter in parameters] or not copies:
+            return False
+        self._before = ParametersBefore(parameters)
+        torch._foreach_copy_(self._before.copies, [c.to(p) for c, p in zip(copies, parameters, strict=True)])
+        self._taken = [(one, None) for one in self.sets]
+        return True
+
     def learning_rates(self, sets: Sequence[MeasuredSet]) -> dict[str, LearningRate]:
         """The rates at which the groups are about to be moved, by name."""
         return {group.name: self._moved.learning_rate(group) for one in sets for group in one.groups}
@@ -115,7 +136,7 @@ class UpdateMeter:
             assert before is not None
             assert after is not None
             one.remember(before, after)
-            return compare(one.groups, before[None], after[None], None, one.eps)
+            return compare(one.groups, before[None], after[None], None, one.eps, self._constants)
         assert self._before is not None
         clouds = one.clouds(self._before.copies), one.clouds(self._placement.parameters)
-        return compare(one.groups, *clouds, self._size, one.eps)
+        return compare(one.groups, *clouds, self._size, one.eps, self._constants)
