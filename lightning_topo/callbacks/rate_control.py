@@ -19,34 +19,45 @@ from lightning_topo.callbacks._processes import Processes, hidden_updates
 from lightning_topo.callbacks._state import SavedState, figures
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks.log_keys import CONTROL
-from lightning_topo.control import RateController, RateRule, ScheduleName, Shape, require_controllable, schedule_shape
+from lightning_topo.control import (
+    SHARE,
+    RateController,
+    RateRule,
+    ScheduleName,
+    Shape,
+    require_controllable,
+    schedule_shape,
+)
 from lightning_topo.sharding import measured_model
 from lightning_topo.updates import StepHooks, UnseenUpdates
 
-# Part of the run in which half of a fall of η* is forgotten.
-_HALF_LIFE = 1 / 3
 # How often to measure is decided once, from the time between these updates; until then windows grow.
 _TIMED = range(4, 12)
 # Of the time allowed, what is planned: the rest is for what a measurement cannot know.
 _PLANNED_SHARE = 0.6
 _MOST_UPDATES = 64
+# Updates in a window where the time allows it: longer ones know too late, shorter ones count noise that cancels.
+_WINDOW = 10
 
 
 class TopologicalRateControl(OptionedCallback):
     r"""Sets the learning rate of each update to a share of the critical one, with nothing to tune.
 
-    .. math:: \eta_g(t) = \frac{\text{share}}{\max(T_t, \text{guard} \cdot K_t)} \, \frac{b_g}{\max b} \, s_g(t)
+    .. math:: \eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)
 
-    K = κ/η is the smoothness that the last updates showed, whose inverse is the critical learning rate η*; T its memory,
-    which rises with K at once and fades with ``half_life`` (``RateRule``); b are the parameter groups' own rates, whose
-    ratio is kept; s is the shape of the schedule. The rates that the optimizer was made with do not matter. They are put
-    back after each step, so that schedulers, checkpoints and ``LearningRateMonitor`` see what they always saw.
+    K = κ/η is the smoothness that the last updates showed, whose inverse is the critical learning rate η*; T its
+    memory, which rises with K at once and fades with ``half_life`` (``RateRule``); b are the parameter groups' own
+    rates, whose ratio is kept; s is the shape of the schedule. The rates that the optimizer was made with do not
+    matter. They are put back after each step, so that schedulers, checkpoints and ``LearningRateMonitor`` see what they
+    always saw.
 
     Reference: arXiv 2510.02670, section 3: an update at η < η* = 1/K is one-to-one on the neurons.
 
-    The first update is made at the optimizer's own rate, measured, and scaled to its target. After that K is measured of
-    windows of updates, as many as ``max_overhead`` allows, which is decided once; ``every_n_train_steps`` sets it, for
-    runs that are to be repeated bit for bit. Nothing waits for the device, beyond the first update.
+    The first update is made at the optimizer's own rate, measured, and scaled to its target. After that K is measured
+    of windows of 10 updates, or of more where ``max_overhead`` wants it, which is decided once;
+    ``every_n_train_steps`` sets it, for runs that are to be repeated bit for bit. Nothing waits for the device, beyond
+    the first update. In one process a few neurons are watched at each update, where that fits into ``max_overhead``:
+    when they speed up, a window ends at once.
 
     It works beside gradient accumulation, clipping, mixed precision, schedulers, parameter groups, several optimizers
     and manual optimization (each optimizer its own rate), weight averaging, ``torch.compile``, DDP and FSDP2.
@@ -57,14 +68,15 @@ class TopologicalRateControl(OptionedCallback):
 
     Args:
         share: Share of η* to train at, in (0, 1].
-        half_life: Updates after which half of a fall of η* is forgotten; default a third of the run, never where its
-            length is not known.
+        half_life: Updates after which half of a fall of η* is forgotten; default half of the run, less in its first
+            tenth, and never where its length is not known.
         schedule: ``"auto"``: what the run's own schedulers do to the rates, and where there are none a warm-up over a
             tenth of the run and then a cosine to 0, or a constant rate where the length of the run is not known.
             ``"cosine"``, ``"linear"`` and ``"constant"`` are that, whatever schedulers do.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
-        max_overhead: Share of the training time that measuring may take; None measures every update.
-        every_n_train_steps: Updates between two measurements; None: as ``max_overhead`` allows.
+        max_overhead: Share of the training time that measuring may take; None measures in windows of 10 updates and
+            watches each update, whatever that costs.
+        every_n_train_steps: Updates in a window; None: 10, or more where ``max_overhead`` wants it.
 
     Attributes:
         learning_rates: The rate of the last update of each optimizer, by its number.
@@ -84,7 +96,7 @@ class TopologicalRateControl(OptionedCallback):
 
     def __init__(
         self,
-        share: float = 0.15,
+        share: float = SHARE,
         half_life: float | None = None,
         schedule: ScheduleName = "auto",
         groups: Groups = None,
@@ -241,14 +253,14 @@ class TopologicalRateControl(OptionedCallback):
             return None
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         updates = _total_updates(trainer)
-        half_life = self.half_life if self.half_life is not None else updates * _HALF_LIFE
         controller = RateController(
             optimizer,
             self._model,
             self._neurons.found,
-            RateRule(self.share, half_life),
+            RateRule.of_run(self.share, self.half_life, updates),
             self._shape(optimizer, schedulers, updates),
-            self.every_n_train_steps or 1,
+            self.every_n_train_steps or _WINDOW,
+            not self._processes.several,  # for they might decide differently
             schedulers,
             self._agreed,
             sharded=self._processes.sharded,
@@ -311,7 +323,7 @@ class TopologicalRateControl(OptionedCallback):
         metrics: dict[str, float] = {}
         controlled = self._controlled()
         for index, controller in controlled:
-            rate, critical = controller.learning_rate, controller.state.critical_lr
+            rate, critical = controller.learning_rate, controller.critical_lr
             values = {"learning_rate": rate, "critical_lr": critical, "share": rate / critical}
             for name, value in values.items():
                 several = len(controlled) > 1
@@ -349,9 +361,9 @@ class TopologicalRateControl(OptionedCallback):
 
 _UNSEEN = (
     "Neurons move although no optimizer of the Trainer made a step that TopologicalRateControl could see, so that "
-    "these updates are made at the optimizer's own rate: an optimizer steps within the backward pass, by another method "
-    "than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and call its "
-    "step()."
+    "these updates are made at the optimizer's own rate: an optimizer steps within the backward pass, by another "
+    "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
+    "call its step()."
 )
 
 

@@ -3,10 +3,11 @@
 from lightning_topo.control.base_rates import base_rates, require_controllable
 from lightning_topo.control.controller import RateController
 from lightning_topo.control.plain import topological_rate_control
-from lightning_topo.control.rule import RateRule, RateState
+from lightning_topo.control.rule import SHARE, RateRule, RateState
 from lightning_topo.control.schedule_shape import ScheduleName, Shape, schedule_shape
 
 __all__ = [
+    "SHARE",
     "RateController",
     "RateRule",
     "RateState",

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_topo.control.controller import RateController
-from lightning_topo.control.rule import RateRule
+from lightning_topo.control.rule import SHARE, RateRule
 from lightning_topo.control.schedule_shape import ScheduleName, Shape, schedule_shape
 from lightning_topo.neurons import NeuronGroup, select_groups
 from lightning_topo.updates import StepHooks
@@ -23,19 +23,19 @@ def topological_rate_control(
     model: nn.Module,
     example_input: Any = None,
     total_steps: int | None = None,
-    share: float = 0.15,
+    share: float = SHARE,
     half_life: float | None = None,
     schedule: ScheduleName = "auto",
     groups: str | list[str] | list[NeuronGroup] | None = None,
-    every: int = 1,
+    every: int = 10,
 ) -> Iterator[RateController]:
     r"""While the block runs, make every ``optimizer.step()`` at a share of the critical learning rate of the moment.
 
-    .. math:: \eta_g(t) = \frac{\text{share}}{\max(T_t, \text{guard} \cdot K_t)} \, \frac{b_g}{\max b} \, s_g(t)
+    .. math:: \eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)
 
-    with the smoothness K = κ/η of the updates so far (``RateRule``), the parameter groups' own rates b, whose ratio is
-    kept, and the schedule's shape s. The rates are put back after each step. ``TopologicalRateControl`` is the same for
-    a Lightning Trainer.
+    with the memory T of the smoothness K = κ/η of the updates so far (``RateRule``), the parameter groups' own rates b,
+    whose ratio is kept, and the schedule's shape s. The rates are put back after each step. ``TopologicalRateControl``
+    is the same for a Lightning Trainer.
 
     Reference: arXiv 2510.02670, section 3: η* = 1/K.
 
@@ -45,15 +45,15 @@ def topological_rate_control(
         example_input: What the model's forward takes, to find groups and to check them.
         total_steps: Number of updates of the run; None where it is not known.
         share: Share of η* to train at, in (0, 1].
-        half_life: Updates after which half of a fall of η* is forgotten; default a third of ``total_steps``, and never
-            where that is not known.
+        half_life: Updates after which half of a fall of η* is forgotten; default half of ``total_steps``, less in its
+            first tenth, and never where that is not known.
         schedule: ``"cosine"`` or ``"linear"``, after a warm-up over a tenth of the run, or ``"constant"``; ``"auto"``:
             what a scheduler of the optimizer does, and where there is none the cosine if ``total_steps`` is given.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
         every: Updates in a measured window.
 
     Yields:
-        The ``RateController``, whose ``learning_rate``, ``state`` and ``range`` tell what happened.
+        The ``RateController``, whose ``learning_rate``, ``critical_lr`` and ``range`` tell what happened.
 
     Raises:
         ValueError: An option is out of range, or no group is found.
@@ -71,12 +71,11 @@ def topological_rate_control(
         ...         optimizer.zero_grad()
         ...         torch.nn.functional.mse_loss(model(x), y).backward()
         ...         optimizer.step()
-        >>> control.updates, 0 < control.learning_rate < control.state.critical_lr
+        >>> control.updates, 0 < control.learning_rate < control.critical_lr
         (3, True)
     """
     total = math.inf if total_steps is None else float(total_steps)
-    memory = (total / 3 if half_life is None else half_life) if math.isfinite(total) or half_life else math.inf
-    rule = RateRule(share, memory)
+    rule = RateRule.of_run(share, half_life, total)
     found = select_groups(model, groups, example_input)
     controller = RateController(optimizer, model, found, rule, _shape(schedule, total, optimizer), every)
     hooks = StepHooks(lambda *_: controller.before(), lambda *_: controller.after())
