@@ -35,10 +35,10 @@ class RateController:
     .. math:: K = \sqrt{\textstyle\sum_g \kappa_g^2} \Big/ \sum_t \eta(t)\, s(t)
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
-    it changed most. All groups count: many layers that each move a little move the network as far as one that moves much.
-    The windows are of 1, 1, 2, 3, ... updates up to ``every``; where ``watches``, one ends at once when the fastest
-    neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its target
-    afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
+    it changed most. All groups count: many layers that each move a little move the network as far as one that moves
+    much. The windows are of 1, 1, 2, 3, ... updates up to ``every``; where ``watches``, one ends at once when the
+    fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
+    target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     :math:`\sqrt{1 - \alpha^t}`, which is Adam's correction.
 
     A measurement is known one update later on an accelerator, and at once on the CPU; which one it is depends on the

@@ -17,7 +17,8 @@ class FastestWatch:
 
     .. math:: \hat\kappa_g = \kappa_g \, \ell_g / L_g
 
-    with κ and their longest displacement L of that window, for an update in which their longest displacement is ℓ, all lengths about the mean of the 16. O(16 D) an update.
+    with κ and their longest displacement L of that window, for an update in which their longest displacement is ℓ, all
+    lengths about the mean of the 16. O(16 D) an update.
 
     Args:
         placement: Where the groups lie.
