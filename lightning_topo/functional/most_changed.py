@@ -8,13 +8,14 @@ from torch import Tensor
 from lightning_topo.functional._pairs import resolution
 from lightning_topo.functional._products import (
     hashes,
+    largest,
     least_square,
     mixed_integers,
     power_of_two,
     product_dtype,
     relative_error,
     row_blocks,
-    smallest_scale,
+    smallest_size,
     subtract_products,
 )
 
@@ -93,7 +94,7 @@ def _centred(x: Tensor, raw: Tensor, eps: float, error: float) -> tuple[Tensor, 
     """Points, displacements and their sum about zero and of size one; what each adds to the products; 1 - ρ."""
     pair = x[:2]
     pair.sub_(pair.mean(-2, keepdim=True))
-    scales = power_of_two(pair.abs().amax((2, 3)).clamp_min_(smallest_scale(x.dtype)))[..., None]
+    scales = power_of_two(largest(pair, (2, 3)).clamp_min_(smallest_size(x.dtype)))[..., None]
     pair.div_(scales[..., None])
     torch.add(*pair, out=x[2])
     norms = torch.linalg.vector_norm(x, dim=-1).square_()
