@@ -16,6 +16,7 @@ from lightning_topo.functional._products import (
     relative_error,
     row_blocks,
     smallest_size,
+    squared_lengths,
     subtract_products,
 )
 
@@ -72,7 +73,7 @@ def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, floa
     size = torch.maximum(before.abs().amax((1, 2)), after.abs().amax((1, 2))).to(dtype)
     signs = integers.sign().to(dtype) / power_of_two(size)[:, None, None]
     p, q = before * signs, after * signs
-    raw = torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in (p, q)]).square_()
+    raw = torch.stack([squared_lengths(p), squared_lengths(q)])
     images = p.new_empty(3, groups, n, width)
     equal = hashes(p)
     q.sub_(p)
@@ -97,7 +98,7 @@ def _centred(x: Tensor, raw: Tensor, eps: float, error: float) -> tuple[Tensor, 
     scales = power_of_two(largest(pair, (2, 3)).clamp_min_(smallest_size(x.dtype)))[..., None]
     pair.div_(scales[..., None])
     torch.add(*pair, out=x[2])
-    norms = torch.linalg.vector_norm(x, dim=-1).square_()
+    norms = squared_lengths(x)
     before, after = (resolution(raw, eps) / scales / scales).unbind(0)
     least = torch.maximum(norms[0] * error, before) + least_square(x.dtype)
     return x, torch.cat([norms, torch.stack([least, after])]), (1 - scales[1] / scales[0])[..., None]
