@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_topo.functional._pairs import single_precision_is_kept
 
-# A dot product of D terms is right to sqrt(D) times the rounding of one of them, and this far above. Measured on the CPU
-# for D from 10 to 100,000: at most 0.8 in clouds on a line, whose partial sums round alike, and 0.1 in others.
+# A dot product of D terms is right to sqrt(D) times the rounding of one of them, and this far above. Measured on the
+# CPU for D from 10 to 100,000: at most 0.8 in clouds on a line, whose partial sums round alike, and 0.1 in others.
 _DOT = 2.0
 # Elsewhere terms may be summed one after the other.
 _DEVICE_DOT = 4.0
