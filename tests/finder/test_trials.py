@@ -278,7 +278,7 @@ def test_neurons_are_found_with_the_first_batch_that_is_not_empty(lab):
 
 def test_nothing_but_empty_batches_is_said(lab):
     trainer = lab.trainer(callbacks=[TopologicalLearningRateFinder(hold_steps=HOLD)])
-    with pytest.raises(ValueError, match="first 10.*all are empty.*example_input_array"):
+    with pytest.raises(ValueError, match=r"first 10.*all are empty.*example_input_array"):
         trainer.fit(lab.model(cls=Summed(lab)), torch.utils.data.DataLoader(Stream(lab.data(), 30), None))
 
 
@@ -323,9 +323,9 @@ class Perturbing(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("within backward", "hold parameters of the neurons.*but they hold none.*step within backward"),
-        ("by another method", "none of configure_optimizers'.*although parameters moved.*first_step"),
-        ("never", "none of configure_optimizers'.*no parameter moved.*step()"),
+        ("within backward", r"hold parameters of the neurons.*but they hold none.*step within backward"),
+        ("by another method", r"none of configure_optimizers'.*although parameters moved.*first_step"),
+        ("never", r"none of configure_optimizers'.*no parameter moved.*step()"),
     ],
 )
 def test_updates_that_the_trial_cannot_see_are_said_as_they_are(lab, kind, message):
