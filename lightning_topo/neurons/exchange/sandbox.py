@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from torch.nn.parameter import is_lazy
 from lightning_topo.neurons.exchange.example import ExampleCall, example_calls, fewer_items
 from lightning_topo.neurons.exchange.isolated_copy import isolated_copy, put_placeholders
 from lightning_topo.neurons.exchange.outputs import floating_tensors
-from lightning_topo.neurons.exchange.plain_computation import InDouble, enter_plain_computation
+from lightning_topo.neurons.exchange.plain_computation import InDouble, plain_computation
+from lightning_topo.neurons.exchange.unfused import UnfusedAttention
 from lightning_topo.sharding import sketches, unwrapped
 
 _HOW_TO_PASS = (
@@ -51,13 +52,12 @@ class Sandbox:
 
     def run(self, watch: Watch | None = None) -> Any:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
-        with ExitStack() as stack:
-            enter_plain_computation(stack, self.model)
+        with plain_computation(self.model):
             call = self.call.copy()  # a forward pass may write to its input
-            if self.in_double:
-                stack.enter_context(InDouble())
-            self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
-            self.output = call.on(self.model)
+            watching = watch(self.model, call) if watch else nullcontext()
+            # Each mode sees what the one behind it asks for.
+            with InDouble() if self.in_double else nullcontext(), watching as self.watcher, UnfusedAttention():
+                self.output = call.on(self.model)
         return self.output
 
 
