@@ -34,7 +34,10 @@ _TURN = threading.RLock()
 
 @contextmanager
 def plain_computation(model: nn.Module) -> Iterator[None]:
-    """No gradients, fused layers, compilation, warnings or lasting use of random numbers, in this thread."""
+    """No gradients, fused layers, compilation, warnings or lasting use of random numbers, in this thread.
+
+    Every trial starts from one random state, whatever has been drawn elsewhere since the last.
+    """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = [device.index for device in devices if device.type == "cuda"]
     with ExitStack() as stack:
@@ -46,12 +49,20 @@ def plain_computation(model: nn.Module) -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what models may use)
         stack.enter_context(generators_kept(model))
+        _seed(cuda)
         stack.enter_context(UnfusedLayers())
         if "torch._dynamo.eval_frame" in sys.modules and hasattr(
             torch.compiler, "set_stance"
         ):  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _seed(cuda: list[int]) -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)):
+        generator.manual_seed(0)  # one by one, because torch.manual_seed would reach every device there is
 
 
 class InDouble(TorchDispatchMode):

@@ -117,9 +117,9 @@ class ExchangeTest:
     def _finite_outputs(self) -> list[Tensor]:
         """Outputs for a perturbed input where it runs and they are finite, otherwise for the input itself."""
         original = self._sandbox.call
-        for call in (original.map(partial(self._noisy, generator=self._generator)), original):
-            self._sandbox.call = call
+        for change in (partial(self._noisy, generator=self._generator), None):
             with suppress(Exception):  # whatever a forward pass may object to in numbers that it never saw
+                self._sandbox.call = original if change is None else original.map(change)
                 outputs = self._outputs()
                 if any(torch.isfinite(output).any() for output in outputs):
                     return outputs

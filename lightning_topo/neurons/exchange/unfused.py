@@ -39,15 +39,25 @@ class UnfusedAttention(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.overloadpacket.__name__ in _ATTENTION:
-            with self:
-                output, _ = attention(func, args, kwargs)
-            # What follows the output is kept for the backward pass, and nobody reads it.
-            return output, *(0 if "Int" in str(item.type) else None for item in func._schema.returns[1:])
+        if func.overloadpacket.__name__ not in _ATTENTION:
+            return func(*args, **kwargs)
+        with _Composed():
+            output, _ = attention(func, args, kwargs)
+        # What follows the output is kept for the backward pass, and nobody reads it.
+        return output, *(0 if "Int" in str(item.type) else None for item in func._schema.returns[1:])
+
+
+class _Composed(TorchDispatchMode):
+    """Takes apart what is composed of other operations.
+
+    PyTorch has done so before it comes to a mode, but not with what the mode itself calls.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:  # what is called from here comes as it is written, and not yet as the operations it stands for
-                return func.decompose(*args, **kwargs)
-        return func(*args, **kwargs)
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def attention(func: Any, args: Any, kwargs: Any) -> Any:

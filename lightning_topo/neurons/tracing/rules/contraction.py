@@ -23,6 +23,19 @@ def _matrix_product(flow: Flow, op: Operation) -> Results:
     return [_plus_summand(flow, op, [*left[:-1], *right[1:]])]
 
 
+@rule("linear")
+def _linear(flow: Flow, op: Operation) -> Results:
+    """Comes as one operation where the input is a nested tensor."""
+    weight, bias = op.arguments["weight"], op.arguments["bias"]
+    *places, read = flow.axes(op, op.arguments["input"])
+    made, contracted = flow.axes(op, weight)
+    unify(read, contracted)
+    if bias is not None:
+        made = unify(made, flow.axes(op, bias)[0])
+    flow.makes(weight, made)
+    return [[*places, made]]
+
+
 @rule("bmm", "baddbmm", "baddbmm_")
 def _batched_product(flow: Flow, op: Operation) -> Results:
     first, second = _factors(op)

@@ -148,6 +148,18 @@ def _padded(flow: Flow, op: Operation) -> Results:
     return [axes]
 
 
+@rule("to_padded_tensor")
+def _padded_rows(flow: Flow, op: Operation) -> Results:
+    """Rows of unequal lengths become one tensor."""
+    axes, shape = flow.axes(op, op.inputs[0]), op.outputs[0].shape
+    result = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis.size != size:
+            freeze(axis, "position")
+        result.append(axis if axis.size == size else Atom(size, "position"))
+    return [result]
+
+
 @rule("unfold")
 def _windows(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.arguments["self"])
