@@ -25,6 +25,10 @@ SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zero
 # Operations whose result Python can branch on: a number, or a tensor whose shape depends on values.
 _SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
 
+# Operations that read or write at positions which a tensor of integers names.
+_LOOKUPS = ("index", "_unsafe_index", "index_select", "gather", "index_put", "index_put_", "_index_put_impl_")
+_MOST_INTEGERS = 2**20
+
 # Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
 # buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
 _STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
@@ -66,7 +70,7 @@ class Operation:
         outputs: Values that it returned.
         pointwise: Whether each output position comes from the same (broadcast) position of the inputs.
         uniform: Of each fixed input, along which axes all its slices are equal.
-        runs: Of each fixed input that holds consecutive integers, the first of them.
+        integers: Of each fixed input of a lookup that holds integers, these.
     """
 
     name: str
@@ -75,7 +79,7 @@ class Operation:
     outputs: tuple[Value, ...]
     pointwise: bool
     uniform: Mapping[Value, tuple[bool, ...]]
-    runs: Mapping[Value, int] = field(default_factory=dict)
+    integers: Mapping[Value, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -150,7 +154,12 @@ class Recorder(TorchDispatchMode):
         computed = any(live) and name not in SHAPE_ONLY
         fixed = {v: t for v, t, alive in zip(inputs, tensors, live, strict=True) if computed and not alive}
         uniform = {value: self._uniform(value, tensor) for value, tensor in fixed.items()}
-        runs = {value: int(tensor[0]) for value, tensor in fixed.items() if _consecutive(tensor)}
+        integers = {
+            value: tensor.detach().cpu() for value, tensor in fixed.items() if name in _LOOKUPS and _small(tensor)
+        }
+        if name == "as_strided":
+            own = {"self_stride": tensors[0].stride(), "self_offset": tensors[0].storage_offset()}
+            arguments = {**arguments, **own}
         if computed and schema.is_mutable:
             self.trace.written |= {value.memory for value in _written(schema, arguments)}
         memory = inputs[0].memory if inputs and _is_view(schema) else None
@@ -158,7 +167,7 @@ class Recorder(TorchDispatchMode):
             del self._values[tensors[0]]
         outputs = tuple(self._output(tensor, "computed" if computed else "constant", memory) for tensor in results)
         pointwise = torch.Tag.pointwise in func.tags
-        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, runs))
+        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, integers))
 
     def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
         if not isinstance(item, Tensor):
@@ -219,6 +228,7 @@ def _equal_slices(tensor: Tensor, axis: int) -> bool:
     return tensor.shape[axis] < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
-def _consecutive(tensor: Tensor) -> bool:
-    integers = tensor.ndim == 1 and len(tensor) > 0 and not tensor.is_floating_point() and tensor.dtype != torch.bool
-    return integers and bool((tensor - tensor[0] == torch.arange(len(tensor), device=tensor.device)).all())
+def _small(tensor: Tensor) -> bool:
+    """Whether the tensor holds integers, few enough that a pattern in them is worth looking for."""
+    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return integers and tensor.numel() <= _MOST_INTEGERS

@@ -86,11 +86,29 @@ def test_experts_chosen_by_index():
     assert {atom.reason for atom in (*atoms(inside), *atoms(units))} == {None}
 
 
+WINDOWED = "position in a window"
+
+
 @pytest.mark.parametrize(
-    ("stride", "reason"), [((12, 4, 1), "model output"), ((12, 1, 3), "operation as_strided cuts its units")]
+    ("size", "stride", "reasons"),
+    [
+        ((2, 3, 4), (12, 4, 1), ["model output"] * 3),
+        ((2, 3, 4), (12, 1, 3), ["model output", WINDOWED, WINDOWED]),  # two axes exchanged, as a view does not
+        ((2, 2, 2, 4), (12, 4, 4, 1), ["model output", WINDOWED, "model output"]),  # overlapping windows
+        ((2, 3, 2, 3), (12, 4, 1, 1), ["model output", "model output", WINDOWED]),
+        ((2, 3, 3), (12, 4, 2), ["model output", WINDOWED, WINDOWED]),  # reaches into the next row
+        ((24,), (1,), [WINDOWED] * 3),
+    ],
 )
-def test_strides_other_than_contiguous_are_not_followed(stride, reason):
+def test_strides_that_make_windows(size, stride, reasons):
     weight = parameter("w", 2, 3, 4)
-    step = operation("as_strided", (weight,), (computed(2, 3, 4),), size=[2, 3, 4], stride=list(stride))
+    step = operation("as_strided", (weight,), (computed(*size),), size=list(size), stride=list(stride))
     flow = propagate(trace_of(step, owned=(weight,)))
-    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {reason}
+    assert [{atom.reason for atom in atoms(axis)} for axis in flow.owned("w")] == [{reason} for reason in reasons]
+
+
+def test_strides_of_a_storage_that_is_laid_out_otherwise_are_not_followed():
+    weight = parameter("w", 2, 3, 4)
+    options = {"size": [2, 3, 4], "stride": [12, 4, 1], "self_stride": (12, 1, 3)}
+    flow = propagate(trace_of(operation("as_strided", (weight,), (computed(2, 3, 4),), **options), owned=(weight,)))
+    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {"operation as_strided cuts its units"}

@@ -11,15 +11,18 @@ from lightning_topo.neurons.tracing.axes import (
     Axis,
     Free,
     Misaligned,
+    atoms,
     concat,
+    factor_or_frozen,
     freeze,
     frozen,
     product,
-    segment,
+    segment_or_frozen,
     unify,
 )
 from lightning_topo.neurons.tracing.flow import Flow
-from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, pick, plain, reshape, some
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, narrowed, plain, reshape
+from lightning_topo.neurons.tracing.positions import taken_at
 from lightning_topo.neurons.tracing.rules.registry import Results, rule
 from lightning_topo.neurons.tracing.trace import Operation
 
@@ -38,17 +41,45 @@ def _reordered(flow: Flow, op: Operation) -> Results:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "reshape_as", "flatten", "unflatten")
 def _reshaped(flow: Flow, op: Operation) -> Results:
-    return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.split_sites, flow.time)]
+    reason = f"operation {op.name} cuts its units"
+    return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.cuts, flow.time, reason)]
 
 
 @rule("as_strided", "as_strided_")
 def _strided(flow: Flow, op: Operation) -> Results:
-    """Only what stays contiguous can be followed: pooling so notes the memory format of its result."""
-    axes, shape, stride = flow.raw(op, op.inputs[0]), op.arguments["size"], op.arguments["stride"]
-    long = [dim for dim, size in enumerate(shape) if size > 1]
-    contiguous = [math.prod(shape[dim + 1 :]) for dim in long]
-    if [stride[dim] for dim in long] != contiguous:
-        raise Misaligned
+    """Axes of the storage that keep their stride stay; those of windows into it are positions."""
+    axes, before = flow.axes(op, op.inputs[0]), op.inputs[0].shape
+    strides = [math.prod(before[dim + 1 :]) for dim in range(len(before))]
+    after = list(zip(op.arguments["size"], op.arguments["stride"], strict=True))
+    if tuple(op.arguments.get("self_stride", strides)) != tuple(strides):
+        raise Misaligned  # the storage is laid out otherwise
+    began = op.arguments.get("self_offset", 0)
+    given = op.arguments.get("storage_offset")
+    offset = 0 if given is None else given - began
+    kept = {dim for dim, size in enumerate(before) if size > 1 and _untouched(size, strides[dim], after, offset)}
+    for dim, axis in enumerate(axes):
+        if dim not in kept:
+            freeze(axis, "position in a window")
+    by_stride = {(before[dim], strides[dim]): axes[dim] for dim in kept}
+    return [[Free(1) if size == 1 else by_stride.get((size, stride), Atom(size, "position")) for size, stride in after]]
+
+
+def _untouched(size: int, stride: int, after: Sequence[tuple[int, int]], offset: int) -> bool:
+    """Whether an axis of the storage is one of the strided tensor's, and no other axis of that reaches across it."""
+    others = [(n, step) for n, step in after if n > 1 and (n, step) != (size, stride)]
+    inner = sum((n - 1) * step for n, step in others if step < stride)
+    outer = [step for _, step in others if step >= stride]
+    whole = len([1 for n, step in after if (n, step) == (size, stride)]) == 1
+    return whole and offset % (stride * size) + inner < stride and all(step % (stride * size) == 0 for step in outer)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channels_shuffled(flow: Flow, op: Operation) -> Results:
+    """Channels in groups are read one of each group at a time."""
+    axes = flow.axes(op, op.arguments["self"])
+    dim = max(len(axes) - 3, 0)
+    groups, channels = factor_or_frozen(axes[dim], op.arguments["groups"], "its layout does not fit the groups")
+    axes[dim] = product((channels, groups))
     return [axes]
 
 
@@ -102,9 +133,9 @@ def _sliced(flow: Flow, op: Operation) -> Results:
     size, step = axes[dim].size, op.arguments["step"]
     start, stop, _ = slice(op.arguments["start"], op.arguments["end"]).indices(size)
     if step != 1:
-        (axis,) = plain(axes[dim : dim + 1])
-        freeze(axis, "only some of its positions are used")
-        return [[*plain(axes[:dim]), Atom(op.outputs[0].shape[dim], "a part of an axis"), *plain(axes[dim + 1 :])]]
+        kept = plain(axes)
+        kept[dim] = taken_at(kept[dim], range(start, stop, step), "only some of its positions are used")
+        return [kept]
     return [taken(flow, axes, dim, start, stop)]
 
 
@@ -132,7 +163,7 @@ def _stacked(flow: Flow, op: Operation) -> Results:
     """What is stacked may be taken apart again (the last states of all layers), so it need not agree."""
     parts = [flow.axes(op, value) for value in op.arguments["tensors"]]
     dim = op.arguments["dim"] % (len(parts[0]) + 1)
-    index = Index(len(parts))
+    index = Index((Free(1),) * len(parts))
     result = [axes[0] if _agree(axes) else Family(index, axes) for axes in zip(*parts, strict=True)]
     if not any(isinstance(axis, Family) for axis in result):
         return [[*result[:dim], Atom(len(parts), "position in a stack") if len(parts) > 1 else Free(1), *result[dim:]]]
@@ -216,15 +247,12 @@ def taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) 
     axis = axes[dim]
     if stop - start == axis.size:
         return list(axes)
-    if isinstance(axis, Index) and stop - start == 1:
-        picked = pick(axes, axis, start)
-        return [*picked[:dim], Free(1), *picked[dim:]]
-    if isinstance(axis, Index) and stop > start:
-        return some(axes, axis, start, stop)
+    flow.tells_apart(axis, start, stop)
+    if isinstance(axis, Index) and (narrow := narrowed(axes, dim, start, stop)):
+        return narrow
     given_up = plain(axes) if isinstance(axis, (Index, Family)) else axes
     (axis,) = plain(given_up[dim : dim + 1])
-    flow.tells_apart(axis)
-    piece = segment(axis, start, stop) if stop > start else Free(0)
+    piece = segment_or_frozen(axis, start, stop, f"cut at {start} and {stop}") if stop > start else Free(0)
     return [*given_up[:dim], piece, *given_up[dim + 1 :]]
 
 
@@ -244,9 +272,9 @@ def _common(axes: Sequence[Axis]) -> Axis:
 
 
 def _pad(axis: Axis, left: int, right: int) -> Axis:
-    if frozen(axis):
+    if frozen(axis) and any(True for _ in atoms(axis)):
         return Atom(axis.size + left + right, "position")
-    kept = segment(axis, max(-left, 0), axis.size - max(-right, 0))
+    kept = segment_or_frozen(axis, max(-left, 0), axis.size - max(-right, 0), "only some of its positions are used")
     return concat(part for part in (Free(max(left, 0)), kept, Free(max(right, 0))) if part.size)
 
 
