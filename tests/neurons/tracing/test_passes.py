@@ -96,7 +96,7 @@ WINDOWED = "position in a window"
         ((2, 3, 4), (12, 1, 3), ["model output", WINDOWED, WINDOWED]),  # two axes exchanged, as a view does not
         ((2, 2, 2, 4), (12, 4, 4, 1), ["model output", WINDOWED, "model output"]),  # overlapping windows
         ((2, 3, 2, 3), (12, 4, 1, 1), ["model output", "model output", WINDOWED]),
-        ((2, 3, 3), (12, 4, 2), ["model output", WINDOWED, WINDOWED]),  # reaches into the next row
+        ((2, 3, 3), (12, 4, 2), [WINDOWED] * 3),  # reaches into the next row, and the last row elsewhere
         ((24,), (1,), [WINDOWED] * 3),
     ],
 )
