@@ -49,19 +49,28 @@ def _reshaped(flow: Flow, op: Operation) -> Results:
 def _strided(flow: Flow, op: Operation) -> Results:
     """Axes of the storage that keep their stride stay; those of windows into it are positions."""
     axes, before = flow.axes(op, op.inputs[0]), op.inputs[0].shape
-    strides = [math.prod(before[dim + 1 :]) for dim in range(len(before))]
-    after = list(zip(op.arguments["size"], op.arguments["stride"], strict=True))
-    if tuple(op.arguments.get("self_stride", strides)) != tuple(strides):
-        raise Misaligned  # the storage is laid out otherwise
-    began = op.arguments.get("self_offset", 0)
-    given = op.arguments.get("storage_offset")
+    strides = op.arguments.get("self_stride", [math.prod(before[dim + 1 :]) for dim in range(len(before))])
+    if not _dense(before, strides):
+        raise Misaligned  # the storage holds more than the tensor
+    began, given = op.arguments.get("self_offset", 0), op.arguments.get("storage_offset")
     offset = 0 if given is None else given - began
+    after = list(zip(op.arguments["size"], op.arguments["stride"], strict=True))
     kept = {dim for dim, size in enumerate(before) if size > 1 and _untouched(size, strides[dim], after, offset)}
     for dim, axis in enumerate(axes):
         if dim not in kept:
             freeze(axis, "position in a window")
     by_stride = {(before[dim], strides[dim]): axes[dim] for dim in kept}
     return [[Free(1) if size == 1 else by_stride.get((size, stride), Atom(size, "position")) for size, stride in after]]
+
+
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the numbers of a tensor lie side by side, whatever the order of its axes."""
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _untouched(size: int, stride: int, after: Sequence[tuple[int, int]], offset: int) -> bool:

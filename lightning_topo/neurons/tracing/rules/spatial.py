@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lightning_topo.neurons.tracing.axes import Atom, factor, freeze, product, unify
 from lightning_topo.neurons.tracing.flow import Flow
@@ -24,9 +25,40 @@ def _spatial(flow: Flow, op: Operation) -> Results:
     """Pooling, resizing and padding of the last axes, each channel by itself."""
     n_spatial = next(int(character) for character in op.name if character.isdigit())
     axes = flow.axes(op, op.inputs[0])
-    for axis in axes[-n_spatial:]:
-        freeze(axis, "position")
-    return [[*axes[:-n_spatial], *positions(value)[-n_spatial:]] for value in op.outputs]
+    still = _still(op, n_spatial)
+    for axis, stays in zip(axes[-n_spatial:], still, strict=True):
+        if not stays:
+            freeze(axis, "position")
+    return [
+        [
+            *axes[:-n_spatial],
+            *(
+                axis if stays else position
+                for axis, position, stays in zip(axes[-n_spatial:], positions(value)[-n_spatial:], still, strict=True)
+            ),
+        ]
+        for value in op.outputs
+    ]
+
+
+def _still(op: Operation, n_spatial: int) -> list[bool]:
+    """Of each spatial axis, whether pooling leaves its positions as they are."""
+    if "pool" not in op.name:
+        return [False] * n_spatial
+    if "adaptive" in op.name:
+        before, after = op.inputs[0].shape[-n_spatial:], op.outputs[0].shape[-n_spatial:]
+        return [one == other for one, other in zip(before, after, strict=True)]
+    kernel, stride, padding = (
+        _each(op.arguments.get(name), n_spatial) for name in ("kernel_size", "stride", "padding")
+    )
+    stride = stride or kernel
+    return [k == 1 and s == 1 and p == 0 for k, s, p in zip(kernel, stride, padding or [0] * n_spatial, strict=True)]
+
+
+def _each(value: Any, n: int) -> list[int]:
+    """An argument that is given once for all axes, or once for each."""
+    values = [value] if isinstance(value, int) else list(value or ())
+    return values * n if len(values) == 1 else values
 
 
 @rule("max_unpool2d", "max_unpool3d")
