@@ -31,7 +31,7 @@ def taken_at(axis: Axis, positions: Sequence[int], reason: str) -> Axis:
         return Free(len(positions))
     try:
         loops = loops_of(positions)
-        if loops is not None:
+        if loops is not None and all(stride >= 0 for _, stride in loops):
             return _looped(axis, positions[0], loops)
         return concat(segment(axis, start, stop) for start, stop in _runs(positions))
     except Misaligned:

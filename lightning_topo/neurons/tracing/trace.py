@@ -29,8 +29,9 @@ _SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
 _LOOKUPS = ("index", "_unsafe_index", "index_select", "gather", "index_put", "index_put_", "_index_put_impl_")
 _MOST_INTEGERS = 2**20
 
-# Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
-# buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
+# Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. Others that
+# hold one number everywhere may be of that kind too, and go with the units. All others are constants, which tell units
+# apart unless they treat them alike (the frequencies of rotary embeddings).
 _STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
 
 
@@ -129,14 +130,19 @@ class Recorder(TorchDispatchMode):
             name = canonical_name(name)
             self.trace.owned[name] = self._register(parameter, kind, name)
         for name, buffer in model.named_buffers():
-            if _STATE.search(name):
+            if _STATE.search(name) or _same_everywhere(buffer):
                 name = canonical_name(name)
                 self.trace.owned[name] = self._register(buffer, "state", name)
+        self.reads(call)
+
+    def reads(self, call: ExampleCall) -> Recorder:
+        """The recorder itself, for which the tensors of a further call are inputs too."""
         call.map(lambda tensor: (self._register(tensor, "input"), tensor)[1])
+        return self
 
     def finish(self, output: Any) -> Trace:
-        """The trace, once the model has returned ``output``."""
-        self.trace.results = tuple(self._value(tensor) for tensor in floating_tensors(output))
+        """The trace, once the model has returned ``output``; after several runs that of all."""
+        self.trace.results += tuple(self._value(tensor) for tensor in floating_tensors(output))
         return self.trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -222,6 +228,11 @@ def _written(schema: Any, arguments: Mapping[str, Any]) -> Iterator[Value]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = arguments.get(argument.name)
             yield from (value,) if isinstance(value, Value) else ()
+
+
+def _same_everywhere(buffer: Tensor) -> bool:
+    real = buffer.is_floating_point() and buffer.layout is torch.strided
+    return real and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
 
 
 def _equal_slices(tensor: Tensor, axis: int) -> bool:

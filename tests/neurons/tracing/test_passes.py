@@ -1,9 +1,11 @@
 """Propagation over traces written by hand: operations that only other devices run, and unknown ones."""
 
 import pytest
+import torch
 
 from lightning_topo.neurons.tracing.axes import atoms, occurrences
 from lightning_topo.neurons.tracing.passes import propagate
+from lightning_topo.neurons.tracing.rules import RULES
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
 
@@ -107,8 +109,32 @@ def test_strides_that_make_windows(size, stride, reasons):
     assert [{atom.reason for atom in atoms(axis)} for axis in flow.owned("w")] == [{reason} for reason in reasons]
 
 
-def test_strides_of_a_storage_that_is_laid_out_otherwise_are_not_followed():
+@pytest.mark.parametrize(
+    ("own", "size", "stride", "reasons"),
+    [
+        ((1, 2, 6), (2, 3, 4), (1, 2, 6), ["model output"] * 3),
+        ((1, 2, 6), (2, 3, 2, 3), (1, 2, 6, 6), ["model output", "model output", WINDOWED]),
+        ((24, 8, 2), (2, 3, 4), (24, 8, 2), ["operation as_strided cuts its units"] * 3),  # every second number
+    ],
+)
+def test_strides_of_a_storage_that_is_laid_out_otherwise(own, size, stride, reasons):
     weight = parameter("w", 2, 3, 4)
-    options = {"size": [2, 3, 4], "stride": [12, 4, 1], "self_stride": (12, 1, 3)}
-    flow = propagate(trace_of(operation("as_strided", (weight,), (computed(2, 3, 4),), **options), owned=(weight,)))
-    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {"operation as_strided cuts its units"}
+    options = {"size": list(size), "stride": list(stride), "self_stride": own}
+    flow = propagate(trace_of(operation("as_strided", (weight,), (computed(*size),), **options), owned=(weight,)))
+    assert [{atom.reason for atom in atoms(axis)} for axis in flow.owned("w")] == [{reason} for reason in reasons]
+
+
+# Operations that came after the oldest version of PyTorch that is supported.
+NEWER = {
+    "_grouped_mm",
+    "_fused_rms_norm",
+    "rms_norm",
+    "_safe_softmax",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+}
+
+
+def test_every_rule_is_for_an_operation_that_there_is():
+    missing = {name for name in RULES if not hasattr(torch.ops.aten, name)}
+    assert missing <= (NEWER if torch.__version__ < "2.9" else set())

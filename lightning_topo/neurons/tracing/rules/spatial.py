@@ -10,12 +10,13 @@ from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation
 
-_POOLS = ("{}_pool{}d", "{}_pool{}d_with_indices", "adaptive_{}_pool{}d", "_adaptive_{}_pool{}d")
+_MAX_POOLS = ("max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")
+_AVERAGES = ("avg_pool{}d", "adaptive_avg_pool{}d")
 _RESIZES = ("reflection_pad{}d", "replication_pad{}d", "upsample_nearest{}d", "_upsample_nearest_exact{}d")
 _INTERPOLATIONS = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
 _SPATIAL = (
-    *(name.format(kind, n) for name in _POOLS for kind in ("max", "avg") for n in (1, 2, 3)),
-    *(name.format(n) for name in _RESIZES for n in (1, 2, 3)),
+    *(name.format(n) for name in (*_MAX_POOLS, *_AVERAGES, *_RESIZES) for n in (1, 2, 3)),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
     *(*_INTERPOLATIONS, "upsample_trilinear3d", "_upsample_bicubic2d_aa"),
 )
 
@@ -71,7 +72,7 @@ def _unpooled(flow: Flow, op: Operation) -> Results:
     return [[*(unify(axis, place) for axis, place in leading), *positions(op.outputs[0])[-n_spatial:]]]
 
 
-@rule("grid_sampler_2d", "grid_sampler_3d")
+@rule("grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler")
 def _sampled_on_grid(flow: Flow, op: Operation) -> Results:
     """Each channel is read at the places of the grid, whose last axis holds coordinates."""
     (batch, channels, *spatial), (grids, *places, coordinates) = map(flow.axes, (op, op), op.inputs[:2])
@@ -80,7 +81,7 @@ def _sampled_on_grid(flow: Flow, op: Operation) -> Results:
     return [[unify(batch, grids), channels, *places]]
 
 
-@rule("affine_grid_generator")
+@rule("affine_grid_generator", "cudnn_affine_grid_generator")
 def _affine_grid(flow: Flow, op: Operation) -> Results:
     batch, *matrix = flow.axes(op, op.arguments["theta"])
     for axis in matrix:
