@@ -98,7 +98,7 @@ def reshape(axes: Sequence[AnyAxis], shape: Sequence[int], cuts: Cuts, site: obj
         axes: Before.
         shape: After.
         cuts: Places at which packed axes are known to be cut later, so that they become families.
-        site: Names this reshape.
+        site: Names this reshape, and all that make the same of the same tensor.
         reason: Why axes are frozen.
     """
     if 0 in shape:

@@ -8,6 +8,7 @@ from lightning_topo.neurons.tracing.axes import Atom, Free, Misaligned, freeze
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, plain
 from lightning_topo.neurons.tracing.rules import RULES, pointwise
+from lightning_topo.neurons.tracing.simplify import simplified
 from lightning_topo.neurons.tracing.trace import SHAPE_ONLY, Operation, Trace, Value
 
 _MAX_PASSES = 5
@@ -15,6 +16,7 @@ _MAX_PASSES = 5
 
 def propagate(trace: Trace) -> Flow:
     """Axes of all parameters after the last of as many passes as packed axes need to be told apart."""
+    trace = simplified(trace)
     cuts: Cuts = {}
     for _ in range(_MAX_PASSES):
         flow = Flow(trace, cuts)

@@ -26,7 +26,8 @@ SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zero
 _SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
 
 # Operations that read or write at positions which a tensor of integers names.
-_LOOKUPS = ("index", "_unsafe_index", "index_select", "gather", "index_put", "index_put_", "_index_put_impl_")
+_PUTS = ("index_put", "index_put_", "_index_put_impl_", "index_add", "index_add_", "index_copy", "index_copy_")
+_LOOKUPS = ("index", "_unsafe_index", "index_select", "gather", *_PUTS)
 _MOST_INTEGERS = 2**20
 
 # Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. Others that

@@ -55,7 +55,7 @@ def _index(flow: Flow, op: Operation) -> Results:
         if positions.ndim == 1:
             return [axes]
         shape = op.outputs[0].shape
-        return [reshape(axes, shape, flow.cuts, flow.time, "looked up by index")]
+        return [reshape(axes, shape, flow.cuts, (op.inputs[0], op.outputs[0].shape), "looked up by index")]
     kept, place, looked_up = _looked_up(flow, op, flow.axes(op, op.arguments["self"]))
     return [[*kept[:place], *looked_up, *kept[place:]]]
 
@@ -75,8 +75,10 @@ def _index_put(flow: Flow, op: Operation) -> Results:
 @rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_")
 def _index_add(flow: Flow, op: Operation) -> Results:
     axes, added = _told_apart(flow, op), flow.axes(op, op.arguments["source"])
-    dim = op.arguments["dim"] % len(axes)
-    for axis in (axes[dim], added[dim]):
+    dim, index = op.arguments["dim"] % len(axes), op.arguments["index"]
+    if index in op.integers:
+        unify(taken_at(axes[dim], op.integers[index].reshape(-1).tolist(), "placed by index"), added[dim])
+    for axis in (axes[dim], added[dim]) if index not in op.integers else ():
         freeze(axis, "placed by index")
     return [[axis if i == dim else unify(axis, other) for i, (axis, other) in enumerate(zip(axes, added, strict=True))]]
 

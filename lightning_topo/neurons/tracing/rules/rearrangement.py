@@ -42,7 +42,9 @@ def _reordered(flow: Flow, op: Operation) -> Results:
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "reshape_as", "flatten", "unflatten")
 def _reshaped(flow: Flow, op: Operation) -> Results:
     reason = f"operation {op.name} cuts its units"
-    return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.cuts, flow.time, reason)]
+    return [
+        reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.cuts, (op.inputs[0], op.outputs[0].shape), reason)
+    ]
 
 
 @rule("as_strided", "as_strided_")
@@ -163,6 +165,8 @@ def _joined(flow: Flow, op: Operation) -> Results:
     values = [value for value in op.arguments["tensors"] if value.shape != (0,)]  # torch.cat skips those
     parts = [flow.axes(op, value) for value in values]
     dim = op.arguments["dim"] % len(parts[0])
+    if len(set(values)) == 1:
+        return [[product((Free(len(values)), axis)) if i == dim else axis for i, axis in enumerate(parts[0])]]
     aligned = enumerate(zip(*parts, strict=True))
     return [[concat(axes) if position == dim else _common(axes) for position, axes in aligned]]
 
@@ -172,6 +176,8 @@ def _stacked(flow: Flow, op: Operation) -> Results:
     """What is stacked may be taken apart again (the last states of all layers), so it need not agree."""
     parts = [flow.axes(op, value) for value in op.arguments["tensors"]]
     dim = op.arguments["dim"] % (len(parts[0]) + 1)
+    if len(set(op.arguments["tensors"])) == 1:
+        return [[*parts[0][:dim], Free(len(parts)), *parts[0][dim:]]]
     index = Index((Free(1),) * len(parts))
     result = [axes[0] if _agree(axes) else Family(index, axes) for axes in zip(*parts, strict=True)]
     if not any(isinstance(axis, Family) for axis in result):
