@@ -43,6 +43,7 @@ class OverheadBudget:
         self._began: float | None = None
         self._spent = 0.0
         self._costs: dict[str, float] = {}
+        self._spent_on: dict[str, float] = {}
         self._granted = 0.0
         self._kind: str | None = None
         self._charged = 0.0
@@ -84,8 +85,13 @@ class OverheadBudget:
         self._counts_at_start = (self.due, self.made)
         self._spent = self._granted = self._charged = 0.0
         self._kind = None
-        self._on_device = []
+        self._on_device, self._spent_on = [], {}
         self._refused = ("", -math.inf)
+
+    def spent_on(self, kind: str) -> float:
+        """Seconds spent on a kind of work that is no measurement, since the start and as far as they are known."""
+        self._settle()
+        return self._spent_on.get(kind, 0.0)
 
     def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
         """Count a due measurement and say whether to make it; what is spent from here on is its cost.
@@ -168,6 +174,7 @@ class OverheadBudget:
             self._charged += cost
         else:
             self._costs[kind] = cost
+            self._spent_on[kind] = self._spent_on.get(kind, 0.0) + cost
 
     def _close(self) -> None:
         """The cost of the measurement admitted last is what has been spent since."""
@@ -186,3 +193,4 @@ class OverheadBudget:
                 self._charged += seconds
             elif kind is not None:
                 self._costs[kind] = self._costs.get(kind, 0.0) + seconds
+                self._spent_on[kind] = self._spent_on.get(kind, 0.0) + seconds

@@ -171,6 +171,11 @@ class BiLipschitzMonitor(OptionedCallback):
         self._current: dict[str, BiLipschitzRecord] = {}
 
     @property
+    def discovery_seconds(self) -> float:
+        """Seconds that finding the groups took in this fit; they count as overhead."""
+        return self._budget.spent_on("discovery")
+
+    @property
     def ready(self) -> bool:
         """Whether the groups are known, and with them the charts."""
         return self._neurons.ready

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_topo.clipping._optimizer_state import forget_first_moments, forget_non_finite
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement
+from lightning_topo.updates.optimizer_state import OptimizerMemory
 
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
@@ -51,7 +51,8 @@ class StepClipper:
 
     and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
     could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
-    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing.
+    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing. Those of an
+    optimizer that it wraps are found, whatever their names.
     All neurons count that rounding can tell apart (see ``functional.bi_lipschitz``). An update that makes a parameter
     NaN or infinite is undone, and the optimizer forgets what is not finite.
 
@@ -90,6 +91,7 @@ class StepClipper:
         self.last: tuple[GroupUpdate, ...] = ()
         self.diverged = False
         self._model, self._groups, self._agree = model, groups, agree
+        self._memory = OptimizerMemory(optimizer)
         self._resolve()
 
     def _resolve(self) -> None:
@@ -147,9 +149,9 @@ class StepClipper:
             self._displace()
             kappas = self._scaled(unscaled, factors, kappas, exact)
         if attempts:
-            forget_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+            self._memory.forget_pushes({id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
-            forget_non_finite(self.optimizer)
+            self._memory.forget_non_finite()
         self.updates += 1
         self.clipped_updates += attempts > 0
         self.last = tuple(
