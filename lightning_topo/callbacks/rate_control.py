@@ -239,7 +239,8 @@ class TopologicalRateControl(OptionedCallback):
             if controller.diverged:
                 self._announcer.warn_once(
                     f"Neurons are NaN or infinite at step {logger_step(self._trainer)}: the run has diverged, and "
-                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so."
+                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so.",
+                    kind="diverged",
                 )
 
     def _controller(self, index: int, optimizer: Optimizer) -> RateController | None:
@@ -304,14 +305,20 @@ class TopologicalRateControl(OptionedCallback):
             self._times.append(time.perf_counter())
         if len(self._times) == len(_TIMED) + 1:
             between = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
-            every = 1
-            if self._processes.lead:
-                cost = controller.expected_seconds()
-                allowed = _PLANNED_SHARE * self.max_overhead * statistics.median(between)
-                every = 2 ** math.ceil(math.log2(min(max(cost / allowed, 1.0), _MOST_UPDATES)))
-            every = self._processes.agreed(every)
+            step = statistics.median(between)
+            every, watches = self._processes.agreed(self._affordable(controller, step))
             for _, one in self._controlled():
-                one.every = every
+                one.every, one.watches = every, watches
+
+    def _affordable(self, controller: RateController, step: float) -> tuple[int, bool]:
+        """Updates in a window, and whether to watch each update, for steps of so many seconds."""
+        assert self.max_overhead is not None
+        watch = controller.watch_seconds
+        allowed = _PLANNED_SHARE * self.max_overhead * max(step - watch, 1e-9)
+        watches = controller.watches and watch <= allowed / 2
+        allowed -= watch if watches else 0.0
+        updates = controller.expected_seconds() / allowed
+        return max(_WINDOW, 2 ** math.ceil(math.log2(min(max(updates, 1.0), _MOST_UPDATES)))), watches
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the rates, as often as Lightning logs."""

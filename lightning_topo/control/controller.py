@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -58,6 +59,7 @@ class RateController:
         compares: Whether this process compares what was read.
 
     Attributes:
+        every, watches: As above; they may be changed.
         updates: Steps seen so far.
         state: What is known of the smoothness.
         learning_rate: The largest rate of the last update; ``nan`` before the first.
@@ -85,7 +87,7 @@ class RateController:
         compares: bool = True,
     ) -> None:
         require_controllable(optimizer)
-        self.optimizer, self.every = optimizer, every
+        self.optimizer, self.every, self.watches = optimizer, every, watches
         self._rule, self._shape, self._agree, self._schedulers = rule, shape, agree, list(schedulers)
         self._meter = UpdateMeter(
             optimizer, model, groups, _NEURONS, sharded, compares, criticality_only=True, watches=watches
@@ -107,8 +109,14 @@ class RateController:
         self._part = 1.0
         self._correction = _Correction(optimizer)
         self._alarm: tuple[Arrival, float] | None = None
+        self._watch_seconds = math.inf
         self._first: ParametersBefore | None = None
         self._pending: list[tuple[Measurement | None, float, int]] = []
+
+    @property
+    def watch_seconds(self) -> float:
+        """What watching an update takes; 0 where nothing is watched."""
+        return self._watch_seconds if math.isfinite(self._watch_seconds) else 0.0
 
     def expected_seconds(self) -> float:
         """What one measurement is going to take."""
@@ -165,7 +173,11 @@ class RateController:
 
     def _alarmed(self) -> bool:
         """Whether the fastest neurons say that K has risen; of the update before this one, where reading takes time."""
+        if not self.watches:
+            return False
+        began = time.perf_counter()
         predicted, earlier = self._meter.predicted(), self._alarm
+        self._watch_seconds = min(self._watch_seconds, time.perf_counter() - began)
         self._alarm = None if predicted is None else (predicted, self._rate)
         alarm = earlier if self._lags else self._alarm
         if alarm is None or alarm[1] <= 0:
@@ -208,9 +220,9 @@ class RateController:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next rates depend on, in numbers and tensors."""
         self._apply()
-        window = {"sum": self._sum, "count": self._count, "neurons": self._meter.kept()} if self._opened else None
-        counts = {"updates": self.updates, "every": self.every, "range": list(self.range), "window": window}
-        return {**asdict(self.state), **counts}
+        counts = {"updates": self.updates, "every": self.every, "watches": self.watches, "range": list(self.range)}
+        window = {"sum": self._sum, "count": self._count, "neurons": self._meter.state()}
+        return {**asdict(self.state), **counts, "window": window}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state.
@@ -220,12 +232,13 @@ class RateController:
         """
         smoothed = saved["smoothed"]
         state = RateState(None if smoothed is None else float(smoothed), float(saved["top"]))
-        updates, every = int(saved["updates"]), int(saved["every"])
+        updates, every, watches = int(saved["updates"]), int(saved["every"]), bool(saved["watches"])
         low, high = map(float, saved["range"])
         window = saved["window"]
-        if window is not None and self._meter.put_kept(window["neurons"]):
+        if self._meter.load(window["neurons"]):
             self._sum, self._count, self._opened = float(window["sum"]), int(window["count"]), True
-        self.state, self.updates, self.every, self.range = state, updates, every, (low, high)
+        self.state, self.range = state, (low, high)
+        self.updates, self.every, self.watches = updates, every, watches
 
 
 class _Correction:
