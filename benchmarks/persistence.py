@@ -1,9 +1,10 @@
 """Speed of Betti numbers, diagrams and bottleneck distances beside gudhi's: `python benchmarks/persistence.py`.
 
-Needs gudhi and scikit-learn; with redzed-tda, its times are shown too. The reference for Betti numbers is gudhi's Rips complex as the paper uses it: edges up to
-a quarter of the diameter, dimension 3. It runs in a process of its own, with a limit on time and memory; where it
-hits one, the truth is gudhi's RipsPersistence (a fork of Ripser after one edge collapse). Everything takes the points
-and runs on one core; distances are included. Times are those of the processor, so that a busy machine distorts little.
+Needs gudhi and scikit-learn; with redzed-tda, its times are shown too. The reference for Betti numbers is gudhi's Rips
+complex as the paper uses it: edges up to a quarter of the diameter, dimension 3. It runs in a process of its own, with
+a limit on time and memory; where it hits one, the truth is gudhi's RipsPersistence (a fork of Ripser after one edge
+collapse). Everything takes the points and runs on one core; distances are included. Times are those of the processor,
+so that a busy machine distorts little.
 """
 
 from __future__ import annotations
