@@ -35,12 +35,13 @@ class UpdateClouds:
         points: Before, update u and, with ``crossed``, before + t u, shape (2 or 3, G, n, D).
         squares: Their squared lengths, shape (2 or 3, G, n).
         raw: Squared lengths of the points before and after themselves, shape (2, G, n).
-        ratio: t, the size of the cloud over that of its update, shape (G, 1).
-        rounding: What the update's own rounding adds to a squared distance of clouds and t u, shape (G, n).
-        unit: Size of the points, shape (G, 1, 1): a power of two.
+        ratio: t, the size of the cloud over that of its update, at least 1, shape (G, 1).
+        lengths: Lengths of the points and of t u, summed, shape (G, n).
+        longest: At least the length of t u before the mean was taken off, shape (G, 1).
+        size: The largest coordinate before or after, not finite where one is not, shape (G,).
+        unit: A power of two below it, shape (G, 1, 1).
         hashes: Equal for points, and for displacements, whose coordinates are all equal, and else rarely: shape
             (2, G, n).
-        finite: Whether all coordinates of a group are finite, shape (G,).
         error: What a product's rounding adds to a squared distance, relative to the sum of the two squared lengths.
     """
 
@@ -48,10 +49,11 @@ class UpdateClouds:
     squares: Tensor
     raw: Tensor
     ratio: Tensor
-    rounding: Tensor
+    lengths: Tensor
+    longest: Tensor
+    size: Tensor
     unit: Tensor
     hashes: Tensor
-    finite: Tensor
     error: float
 
 
@@ -91,15 +93,14 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     squares = squared_lengths(pair)
     lengths = squares.sqrt()
     sizes = lengths.amax(-1, keepdim=True).clamp_min_(smallest_size(dtype))
-    ratio = sizes[0] / sizes[1]
-    # The update was rounded relative to its coordinates, not to those from the mean.
+    ratio = (sizes[0] / sizes[1]).clamp_min_(1.0)
     longest = (torch.linalg.vector_norm(mean[1], dim=-1) + sizes[1]).mul_(ratio)
-    rounding = torch.addcmul(lengths[0], lengths[1], ratio).mul_(longest).mul_(4 * torch.finfo(dtype).eps)
+    lengths = torch.addcmul(lengths[0], lengths[1], ratio)
     if crossed:
         torch.addcmul(p, u, ratio[..., None], out=x[2])
         squares = torch.cat([squares, squared_lengths(x[2:])])
     error = relative_error(dtype, dimension, before.device.type)
-    return UpdateClouds(x, squares, raw, ratio, rounding, unit, equal, size.isfinite(), error)
+    return UpdateClouds(x, squares, raw, ratio, lengths, longest, size, unit, equal, error)
 
 
 def relative_error(dtype: torch.dtype, dimension: int, device_type: str) -> float:
