@@ -35,12 +35,13 @@ class UpdateClouds:
         points: Before, update u and, with ``crossed``, before + t u, shape (2 or 3, G, n, D).
         squares: Their squared lengths, shape (2 or 3, G, n).
         raw: Squared lengths of the points before and after themselves, shape (2, G, n).
-        ratio: t, the size of the cloud over that of its update, shape (G, 1).
-        rounding: What the update's own rounding adds to a squared distance of clouds and t u, shape (G, n).
-        unit: Size of the points, shape (G, 1, 1): a power of two.
+        ratio: t, the size of the cloud over that of its update, at least 1, shape (G, 1).
+        lengths: Lengths of the points and of t u, summed, shape (G, n).
+        longest: At least the length of t u before the mean was taken off, shape (G, 1).
+        size: The largest coordinate before or after, not finite where one is not, shape (G,).
+        unit: A power of two below it, shape (G, 1, 1).
         hashes: Equal for points, and for displacements, whose coordinates are all equal, and else rarely: shape
             (2, G, n).
-        finite: Whether all coordinates of a group are finite, shape (G,).
         error: What a product's rounding adds to a squared distance, relative to the sum of the two squared lengths.
     """
 
@@ -48,10 +49,11 @@ class UpdateClouds:
     squares: Tensor
     raw: Tensor
     ratio: Tensor
-    rounding: Tensor
+    lengths: Tensor
+    longest: Tensor
+    size: Tensor
     unit: Tensor
     hashes: Tensor
-    finite: Tensor
     error: float
 
 
@@ -80,26 +82,26 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     p, u = pair.unbind(0)
     torch.add(before.detach(), 0.0, out=p)  # no negative zeros: equal numbers have equal bits
     u.copy_(after.detach())
-    size = largest(pair, (0, 2, 3))
+    scratch = torch.empty_like(pair)  # used again and again: new memory costs more than the arithmetic
+    size = largest(pair, (0, 2, 3), scratch)
     unit = power_of_two(size)[:, None, None]
     pair.div_(unit)
-    raw = squared_lengths(pair)
+    raw = squared_lengths(pair, scratch)
     u.sub_(p)
-    equal = hashes(pair)
+    equal = hashes(pair, scratch)
     mean = pair.mean(-2, keepdim=True)
     pair.sub_(mean)
-    squares = squared_lengths(pair)
+    squares = squared_lengths(pair, scratch)
     lengths = squares.sqrt()
     sizes = lengths.amax(-1, keepdim=True).clamp_min_(smallest_size(dtype))
-    ratio = sizes[0] / sizes[1]
-    # The update was rounded relative to its coordinates, not to those from the mean.
+    ratio = (sizes[0] / sizes[1]).clamp_min_(1.0)
     longest = (torch.linalg.vector_norm(mean[1], dim=-1) + sizes[1]).mul_(ratio)
-    rounding = torch.addcmul(lengths[0], lengths[1], ratio).mul_(longest).mul_(4 * torch.finfo(dtype).eps)
+    lengths = torch.addcmul(lengths[0], lengths[1], ratio)
     if crossed:
         torch.addcmul(p, u, ratio[..., None], out=x[2])
-        squares = torch.cat([squares, squared_lengths(x[2:])])
+        squares = torch.cat([squares, squared_lengths(x[2:], scratch[:1])])
     error = relative_error(dtype, dimension, before.device.type)
-    return UpdateClouds(x, squares, raw, ratio, rounding, unit, equal, size.isfinite(), error)
+    return UpdateClouds(x, squares, raw, ratio, lengths, longest, size, unit, equal, error)
 
 
 def relative_error(dtype: torch.dtype, dimension: int, device_type: str) -> float:
@@ -147,17 +149,18 @@ def row_blocks(groups: int, n: int, device: torch.device) -> list[slice]:
     return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
-def largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def largest(x: Tensor, dims: tuple[int, ...], scratch: Tensor | None = None) -> Tensor:
     """The largest absolute value over some dimensions; of what is not finite, what is not finite."""
     if x.device.type == "cpu":
-        return x.abs().amax(dims)  # twenty times as fast as the norm there
+        out = scratch if scratch is not None and scratch.dtype == x.dtype else None
+        return torch.abs(x, out=out).amax(dims)  # twenty times as fast as the norm there
     return torch.linalg.vector_norm(x, math.inf, dims)
 
 
-def squared_lengths(x: Tensor) -> Tensor:
+def squared_lengths(x: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Sums of squares over the last dimension, right to a few roundings."""
     if x.device.type == "cpu":
-        return x.square().sum(-1)  # in pairs, where the norm adds one term after the other
+        return torch.mul(x, x, out=scratch).sum(-1)  # in pairs, where the norm adds one term after the other
     return torch.linalg.vector_norm(x, dim=-1).square_()
 
 
@@ -180,13 +183,14 @@ def mixed_integers(count: int, device: torch.device) -> Tensor:
     return x.bitwise_xor_(x >> 29).mul_(0x2545F4914F6CDD1D).__rshift__(31).to(torch.int32)
 
 
-def hashes(points: Tensor) -> Tensor:
+def hashes(points: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Numbers of 32 bits that are equal for points whose coordinates are all equal, and else rarely, shape (..., n)."""
     bits = points.view(torch.int32)
     count = bits.shape[-1]
     factors = torch.arange(0x9E3779B1, 0x9E3779B1 * (count + 1), 0x9E3779B1, device=points.device).to(torch.int32)
-    bits = bits.bitwise_xor(bits >> 15)  # the low bits of numbers in half precision are all zero
-    return bits.mul_(factors.mul_(factors)).sum(-1, dtype=torch.int32)
+    # The low bits of numbers in half precision are all zero.
+    mixed = torch.bitwise_right_shift(bits, 15, out=None if scratch is None else scratch.view(torch.int32))
+    return mixed.bitwise_xor_(bits).mul_(factors.mul_(factors)).sum(-1, dtype=torch.int32)
 
 
 def _kept(dtype: torch.dtype) -> bool:

@@ -45,7 +45,8 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
         The constants, as Python numbers.
 
     Raises:
-        ValueError: When the shapes differ or are not (n, D), or a value is not finite.
+        TypeError: When ``before`` or ``after`` is no tensor.
+        ValueError: When the shapes differ or are not (n, D) with D >= 1, or a value is not finite.
 
     Example:
         >>> import torch
@@ -72,11 +73,19 @@ def _is_large(points: Tensor) -> bool:
 
 
 def _validate(before: Tensor, after: Tensor) -> None:
+    for points in (before, after):
+        if not isinstance(points, Tensor):
+            raise TypeError(
+                f"bi_lipschitz expects two tensors of shape (n, D), but got a {type(points).__name__}: convert it with "
+                "torch.as_tensor."
+            )
     if before.ndim != 2 or before.shape != after.shape:
         raise ValueError(
             "bi_lipschitz expects two clouds of the same shape (n, D), "
             f"but got {tuple(before.shape)} and {tuple(after.shape)}."
         )
+    if before.shape[1] == 0:
+        raise ValueError(f"bi_lipschitz expects points with at least one coordinate, but got {tuple(before.shape)}.")
     if not (before.is_floating_point() and after.is_floating_point()):
         raise ValueError(f"bi_lipschitz expects floating-point clouds, but got {before.dtype} and {after.dtype}.")
     if not bool(before.isfinite().all() & after.isfinite().all()):

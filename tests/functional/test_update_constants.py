@@ -89,6 +89,19 @@ def test_the_criticality_alone_is_that_of_all_constants(points_name, update_name
     assert one.upper.isnan().all()
 
 
+def test_tensors_and_rows_say_the_same(points_name, update_name, update_cloud):
+    before, after = update_cloud(points_name, update_name, (40, 30), torch.bfloat16)
+    before, after = before.repeat(3, 1, 1), torch.stack([after, before, after * math.nan])
+    tensors = update_constants(before, after, 2**-7)
+    for g, (constants, finite, certain) in enumerate(UpdateConstants.unpack(tensors.packed().tolist())):
+        assert (finite, certain) == (tensors.finite[g].item(), tensors.certain[g].item())
+        for name in ("criticality", "lower", "upper"):
+            assert getattr(constants, name) == pytest.approx(getattr(tensors, name)[g].item(), rel=0, nan_ok=True), name
+        if finite:
+            assert constants.n_unresolved == tensors.n_unresolved[g].item()
+        assert list(constants.pair or (-1, -1)) == tensors.pair[g].tolist()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_few_points(n, pair_loop):
     p, q = noise(n, 7).float(), noise(n, 7, seed=1).float()
@@ -171,7 +184,7 @@ def test_nothing_is_read_back_and_operations_do_not_grow_with_the_groups(functio
         with FakeTensorMode():  # which refuses whatever depends on a value
             points = torch.empty(3, n, dimension, dtype=dtype)
             packed = function(points, points + 1, 2**-23).packed()
-        assert packed.shape == (3, 8)
+        assert packed.shape == (3, 13)
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
