@@ -9,7 +9,7 @@ from lightning_topo.callbacks import (
     TopologicalStepClipping,
 )
 from lightning_topo.clipping import topological_step_clipping
-from lightning_topo.finder import topological_lr_find
+from lightning_topo.finder import TopologicalLRResult, Trial, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
 __version__ = "0.1.0"
@@ -22,6 +22,8 @@ __all__ = [
     "TopologicalLearningRateFinder",
     "TopologicalStepClipping",
     # the finder and the clipping without a fit
+    "TopologicalLRResult",
+    "Trial",
     "topological_lr_find",
     "topological_step_clipping",
     # neurons
