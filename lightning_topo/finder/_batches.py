@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_topo._fresh import fresh
+from lightning_topo.copy_or_same import copy_or_same
 from lightning_topo.finder._sources import Sources
 
 # Where the parts of a data loader that draw an order hang.
@@ -52,7 +52,8 @@ class BatchStream:
                 self._batches.append(next(self._drawing))
                 self._continue = self._sources.present(everything=False)
         batch, *rest = self._batches[index]
-        return (fresh(batch), *rest)  # a training step may change it in place, and the next trial must not see that
+        # A training step may change it in place, and the next trial must not see that.
+        return (copy_or_same(batch), *rest)
 
 
 # Distributed samplers shuffle by epoch: another order is an epoch that the run is unlikely to reach.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
-from lightning_topo.finder._criticality import CriticalityMeter
 from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import isolate
 from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
-from lightning_topo.finder._weights import WeightsBefore
+from lightning_topo.finder._trial_meter import TrialMeter
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates import is_step_hook
 
 # A gradient scaler may skip the first updates; a model that never steps is an error.
 _MAX_BATCHES_WITHOUT_STEP = 100
@@ -55,8 +55,7 @@ class TrialRunner:
         signals: DeferredSignals,
     ) -> None:
         self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
-        self._weights = WeightsBefore(p for group in groups for p in group.parameters(module))
-        self._meters = [CriticalityMeter(module, group, self._weights) for group in groups]
+        self._meters = {id(optimizer): TrialMeter(optimizer, module, groups) for optimizer in trainer.optimizers}
         self._run_state, self._signals = run_state, signals
         self._streams = [BatchStream(trainer, order, run_state.sources) for order in range(orders)]
 
@@ -85,7 +84,7 @@ class TrialRunner:
     def _hold(self, lr: float, stream: BatchStream) -> Trial | None:
         def hold() -> Trial | None:
             self._run_state.branch()
-            watch = _Watch(self._trainer, self._meters, self._weights, self._rates, lr)
+            watch = _Watch(self._trainer, self._meters, self._rates, lr)
             _isolate(self._trainer, watch)
             with watch.hooks():
                 return watch.trial() if self._run(watch, stream) else None
@@ -142,14 +141,12 @@ class _Watch(Callback):
     def __init__(
         self,
         trainer: Any,
-        meters: Sequence[CriticalityMeter],
-        weights: WeightsBefore,
+        meters: Mapping[int, TrialMeter],
         rates: BaseRates,
         lr: float,
     ) -> None:
-        self._trainer, self._weights, self._rates, self._lr = trainer, weights, rates, lr
-        self._meters = {id(o): _touched_by(o, meters, trainer.lightning_module) for o in trainer.optimizers}
-        self._counts = dict.fromkeys(self._meters, 0)
+        self._trainer, self._meters, self._rates, self._lr = trainer, meters, rates, lr
+        self._counts = dict.fromkeys(meters, 0)
         self._steps_before_batch = 0
         self._losses = list[float]()
         self._kappa, self._group, self._broke_at = 0.0, None, None  # type: float, str | None, int | None
@@ -211,41 +208,21 @@ class _Watch(Callback):
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._rates.hold(optimizer, self._lr)
-        self._weights.take()
+        self._meters[id(optimizer)].before()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self.broken:
-            meters = self._meters[id(optimizer)]
-            kappas = [meter.criticality() for meter in meters]
-            self._judge(optimizer, kappas, [meter.group.name for meter in meters])
+            worst, name = self._meters[id(optimizer)].after()
+            worst = _largest_anywhere(self._trainer.strategy, worst)
+            if worst >= 1:
+                self._break(worst, name)
+            elif worst > self._kappa:
+                self._kappa, self._group = worst, name
         self._counts[id(optimizer)] += 1
-
-    def _judge(self, optimizer: Optimizer, kappas: list[float], names: list[str]) -> None:
-        worst, name = max(zip(kappas, names, strict=True), default=(0.0, None))
-        if not _all_finite(optimizer):
-            worst = math.inf
-        worst = _largest_anywhere(self._trainer.strategy, worst)
-        if worst >= 1:
-            self._break(worst, name)
-        elif worst > self._kappa:
-            self._kappa, self._group = worst, name
 
     def _break(self, kappa: float, group: str | None) -> None:
         if not self.broken:
             self._broke_at, self._kappa, self._group = self.steps, kappa, group
-
-
-def _touched_by(optimizer: Optimizer, meters: Sequence[CriticalityMeter], module: Any) -> list[CriticalityMeter]:
-    """The meters of groups of which the optimizer moves a parameter."""
-    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [meter for meter in meters if any(id(p) in moved for p in meter.group.parameters(module))]
-
-
-def _all_finite(optimizer: Optimizer) -> bool:
-    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-    # A sum is finite when its terms are, and ten times cheaper than to ask each of them.
-    sums = [parameter.sum(dtype=torch.promote_types(parameter.dtype, torch.float32)) for parameter in parameters]
-    return bool(torch.stack([value.isfinite().to(sums[0].device) for value in sums]).all())
 
 
 def _largest_anywhere(strategy: Any, value: float) -> float:
@@ -274,5 +251,7 @@ def _keep_rates(*args: Any, **kwargs: Any) -> None:
 
 
 def _belongs_to_callback(hook: Any) -> bool:
+    if is_step_hook(hook):
+        return True
     owner = getattr(getattr(hook, "func", hook), "__self__", None)
     return any(cls.__name__ == "Callback" and "lightning" in cls.__module__ for cls in type(owner).__mro__)

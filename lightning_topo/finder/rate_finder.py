@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_topo._lightning import require_whole_updates
 from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._attribute import LearningRateAttribute
 from lightning_topo.finder._batches import BatchStream
@@ -28,6 +27,7 @@ from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
     "not_reached": "No learning rate up to max_lr={0:g} broke an update, so the critical learning rate is not known, "
