@@ -31,7 +31,7 @@ _OWNERS = (nn.Module, DataLoader, Dataset, Sampler)
 @contextmanager
 def generators_kept(*owners: Any) -> Iterator[None]:
     """Leave the generators that ``owners`` can reach as they are, whatever is drawn inside."""
-    undo = [_restoring(generator) for generator in reachable_generators(*owners)]
+    undo = [restoring(generator) for generator in reachable_generators(*owners)]
     try:
         yield
     finally:
@@ -130,8 +130,10 @@ def _from_library(item: Any) -> bool:
     return str(name).partition(".")[0] in _LIBRARIES
 
 
-def _restoring(generator: Any) -> Callable[[], Any]:
-    """What puts the generator back into the state in which it is now."""
+def restoring(generator: Any) -> Callable[[], Any]:
+    """What puts the generator back into the state in which it is now, as often as it is called."""
+    if isinstance(generator, random.SystemRandom):  # has no state: the operating system draws
+        return lambda: None
     if isinstance(generator, np.random.Generator):
         return partial(setattr, generator.bit_generator, "state", copy.deepcopy(generator.bit_generator.state))
     if isinstance(generator, random.Random):

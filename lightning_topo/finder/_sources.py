@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import LONG, reachable, slots_of, table_of
+from lightning_topo.random_generators import reachable_generators, restoring
 
 # Larger arrays are the data themselves, which a draw only reads.
 _SMALL_BYTES = 2**16
@@ -31,6 +30,8 @@ class Sources:
 
     def __init__(self, roots: Mapping[str, Any], borders: Iterator[Any] | list[Any] = ()) -> None:  # type: ignore[assignment]
         self._found = reachable(roots, borders)
+        everything = [*self._found.generators, *reachable_generators(*roots.values(), *self._found.objects)]
+        self._generators = list({id(generator): generator for generator in everything}.values())
 
     @property
     def irreplaceable(self) -> str:
@@ -47,7 +48,7 @@ class Sources:
         """
         found = self._found
         undo: list[Undo] = [RandomState.capture().restore]
-        undo += [_generator(item) for item in found.generators]
+        undo += [restoring(item) for item in self._generators]
         undo += [_attributes(item) for item in found.objects]
         undo += [_contents(item) for item in found.containers if everything or len(item) <= LONG]
         undo += [_array(item) for item in found.arrays if item.nbytes <= _SMALL_BYTES]
@@ -67,21 +68,6 @@ class Sources:
             yield
         finally:
             restore()
-
-
-def _generator(item: Any) -> Undo:
-    if isinstance(item, torch.Generator):
-        state = item.get_state()
-        return lambda: item.set_state(state)
-    if isinstance(item, random.Random):
-        words = item.getstate()
-        return lambda: item.setstate(words)
-    if isinstance(item, np.random.RandomState):
-        legacy = item.get_state(legacy=False)
-        return lambda: item.set_state(legacy)
-    bits = item.bit_generator if isinstance(item, np.random.Generator) else item
-    values = bits.state
-    return lambda: setattr(bits, "state", values)
 
 
 def _attributes(item: Any) -> Undo:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -21,6 +23,7 @@ from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
+from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
 from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
@@ -59,8 +62,12 @@ class RateFinder:
         """Raise a TypeError where trials could not see what an update does to all neurons."""
         require_whole_updates(strategy, "find the learning rate under another one, or train without the finder")
 
-    def run(self, trainer: Any, module: Any, batch: Any) -> TopologicalLRResult:
-        """Search within a fit, at a training batch, and let it train at what was found."""
+    def run(self, trainer: Any, module: Any, batch: Any) -> tuple[TopologicalLRResult, RateWatch | None]:
+        """Search within a fit, at a training batch, and let it train at what was found.
+
+        Returns:
+            What was found, and what looks whether the training code undoes it, where a rate was set.
+        """
         attribute = self.attribute(module, trainer.datamodule)
         rates = BaseRates.of_run(trainer, attribute)
         signals = DeferredSignals(within=True)
@@ -73,7 +80,13 @@ class RateFinder:
 
         result = signals.during(find_and_set)
         self.advise(result)
-        return result
+        self.tell(trainer, result, attribute, rates.base_lr)
+        lr = self.suggestion(result)
+        if attribute is None or not self.options.update_attr or lr is None:
+            return result, None
+        factor = lr / rates.base_lr
+        expected = {key: [rate * factor for rate in seen] for key, seen in rates.first_seen.items()}
+        return result, RateWatch(trainer.optimizers, expected, attribute.name)
 
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
         """Where the model keeps its learning rate; None if that is nowhere and nothing is to be set.
@@ -105,6 +118,7 @@ class RateFinder:
         """
         self.require_searchable(trainer.strategy)
         _require_batches(trainer)
+        start = time.monotonic()
         run_state = RunState(trainer, module)
         say_irreplaceable(run_state, trainer.is_global_zero)
 
@@ -115,7 +129,8 @@ class RateFinder:
             with SearchProgress(shown and trainer.is_global_zero) as progress:
                 return _search(options.search(), runner, trainer, signals, progress)
 
-        return surely(search, run_state.restore)
+        result = surely(search, run_state.restore)
+        return replace(result, safety=self.options.safety, seconds=time.monotonic() - start)
 
     def suggestion(self, result: TopologicalLRResult) -> float | None:
         """The rate to train at, or None where η* was not found."""
@@ -135,6 +150,24 @@ class RateFinder:
                 step()
 
         surely(change, change)  # an interrupt finds all of the rates changed, or none
+
+    def tell(
+        self, trainer: Any, result: TopologicalLRResult, attribute: LearningRateAttribute | None, before: float
+    ) -> None:
+        """Say in the first process, through Lightning's logger, what was found and what was done with it."""
+        *found, spent = result.lines()
+        lr = self.suggestion(result)
+        if lr is None or attribute is None or not self.options.update_attr:
+            change = f"learning rate stays {before:.3g}"
+        else:
+            change = f"learning rate {attribute.name} was {before:.3g}, is {lr:.3g}"
+        for line in (*found, change, f"{spent}, {result.seconds:.1f} s"):
+            self.say(trainer, f"Learning-rate search: {line}")
+
+    @staticmethod
+    def say(trainer: Any, message: str) -> None:
+        """Give a message to Lightning's logger, in the first process."""
+        import_module(f"{lightning_of(trainer)}.utilities.rank_zero").rank_zero_info(message)
 
     @staticmethod
     def advise(result: TopologicalLRResult) -> None:

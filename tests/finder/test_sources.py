@@ -302,7 +302,15 @@ def test_other_peoples_variables_are_left_alone():
 
 
 def test_nothing_else_is_irreplaceable():
-    everyday = {"lock": threading.Lock(), "thread": threading.current_thread(), "module": random, "type": int}
-    assert Sources({"item": SimpleNamespace(**everyday, path="a", log=None)}).irreplaceable == ""
+    everyday = {
+        "dice": random.SystemRandom(),
+        "lock": threading.Lock(),
+        "thread": threading.current_thread(),
+        "module": random,
+        "type": int,
+    }
+    sources = Sources({"item": SimpleNamespace(**everyday, path="a", log=None)})
+    sources.present()()
+    assert sources.irreplaceable == ""
     odd = SimpleNamespace(place=iter([1]), zipped=zip([1], [2], strict=True))
     assert Sources({"item": odd}).irreplaceable in ("item.place, item.zipped", "item.zipped, item.place")
