@@ -155,7 +155,7 @@ class OverheadBudget:
         With a ``kind`` it is charged to that kind, not to the measurement admitted last.
         """
         on_cuda = device is not None and device.type == "cuda"
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_cuda else []
+        events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_cuda else []
         if on_cuda:
             events[0].record(torch.cuda.current_stream(device))
         began = self._clock()
@@ -166,7 +166,7 @@ class OverheadBudget:
             self._charge(kind, cost)
             if on_cuda:
                 events[1].record(torch.cuda.current_stream(device))
-                self._on_device.append((self._kind if kind is None else kind, *events))
+                self._on_device.append((self._kind if kind is None else kind, events[0], events[1]))
 
     def _charge(self, kind: str | None, cost: float) -> None:
         self._spent += cost

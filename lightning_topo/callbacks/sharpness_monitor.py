@@ -123,9 +123,9 @@ class SharpnessMonitor(OptionedCallback):
             self.active = False
             if self._processes.lead:
                 self._announcer.warn_once(
-                    f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}: a loss of sharded "
-                    "parameters has no second derivative, because the whole parameters are gone after the forward "
-                    "pass. Training goes on unmonitored."
+                    f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}: a loss of "
+                    "sharded parameters has no second derivative, because the whole parameters are gone after the "
+                    "forward pass. Training goes on unmonitored."
                 )
         self.hear("on_train_batch_start", self.active)
         self.hear("on_before_backward", False)

@@ -65,7 +65,7 @@ class BoundWatch:
         return self._placement.alike
 
     @torch.no_grad()
-    def begin(self, scratch: Sequence[Tensor]) -> None:
+    def begin(self, scratch: list[Tensor]) -> None:
         """Keep the parameters before an update, and see whether somebody has moved them since the last one.
 
         Args:
@@ -141,8 +141,8 @@ class BoundWatch:
             n, dimension = alike.shape
             large = n > _FASTEST and n * n * dimension > _ALWAYS_WHOLE
             rows = lengths.topk(_FASTEST).indices if large else None
-            clouds = (alike.clouds(values, rows) for values in (self._before.copies, self._placement.parameters))
-            found.append(update_criticality(*clouds, alike.eps).criticality.nan_to_num(0.0))
+            before, after = alike.clouds(self._before.copies, rows), alike.clouds(self._placement.parameters, rows)
+            found.append(update_criticality(before, after, alike.eps).criticality.nan_to_num(0.0))
         return torch.cat([part.to(found[0]) for part in found])
 
     @torch.no_grad()

@@ -22,9 +22,17 @@ _SMALL = (512, 512, 256)
 class Sized(Protocol):
     """What is measured together: so many groups of n neurons of D coordinates on a device."""
 
-    groups: tuple[NeuronGroup, ...]
-    shape: tuple[int, int]
-    device: torch.device
+    @property
+    def groups(self) -> tuple[NeuronGroup, ...]:
+        """The groups."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number n of neurons of each, and D of coordinates."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are measured."""
 
 
 def expected_seconds(sets: Sequence[Sized], size: int | None) -> float:
