@@ -6,9 +6,11 @@ from lightning_topo.callbacks import (
     PersistenceMonitor,
     SharpnessMonitor,
     TopologicalLearningRateFinder,
+    TopologicalRateControl,
     TopologicalStepClipping,
 )
 from lightning_topo.clipping import topological_step_clipping
+from lightning_topo.control import topological_rate_control
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
@@ -20,9 +22,11 @@ __all__ = [
     "PersistenceMonitor",
     "SharpnessMonitor",
     "TopologicalLearningRateFinder",
+    "TopologicalRateControl",
     "TopologicalStepClipping",
-    # the finder and the clipping without a fit
+    # the finder, the clipping and the control without a fit
     "topological_lr_find",
+    "topological_rate_control",
     "topological_step_clipping",
     # neurons
     "Member",

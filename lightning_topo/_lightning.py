@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback"]
+__all__ = ["Callback", "rank_zero_info"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -24,3 +24,10 @@ else:
 
     class Callback(*_callback_classes()):
         """Base of our callbacks: an instance of every ``Callback`` class there is, so that either Trainer takes it."""
+
+
+def rank_zero_info(trainer: Any, message: str) -> None:
+    """Say something on the first process, through the logger of the Trainer's own package, by which it is silenced."""
+    cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
+    package = cls.__module__.removesuffix(".trainer.trainer")
+    import_module(f"{package}.utilities.rank_zero").rank_zero_info(message)

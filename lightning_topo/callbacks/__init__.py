@@ -3,6 +3,7 @@
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
 from lightning_topo.callbacks.learning_rate_finder import TopologicalLearningRateFinder
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
+from lightning_topo.callbacks.rate_control import TopologicalRateControl
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
 from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
 
@@ -15,5 +16,6 @@ __all__ = [
     "SharpnessMonitor",
     "SharpnessRecord",
     "TopologicalLearningRateFinder",
+    "TopologicalRateControl",
     "TopologicalStepClipping",
 ]

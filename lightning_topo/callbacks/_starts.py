@@ -81,8 +81,8 @@ class Starts:
         start = self._of.pop(name)
         had = f"{start.n_neurons} neurons of {start.snapshot.points.shape[1]} parameters"
         self._announcer.warn_once(
-            f"Neuron group {name} had {had} and has {size[0]} of {size[1]}: they cannot be compared with each other, "
-            "so PersistenceMonitor measures drift from here on."
+            f"Neuron group {name} had {had} and has {size[0]} of {size[1]}: they cannot be compared with each "
+            "other, so PersistenceMonitor measures drift from here on."
         )
         return True
 

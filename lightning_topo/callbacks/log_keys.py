@@ -103,6 +103,12 @@ CLIPPING = LogKeys(
         "criticality_after": "κ of the update that was made",
     },
 )
+_CONTROL = {
+    "learning_rate": "rate of the update, of the parameter group with the largest full rate",
+    "critical_lr": "critical learning rate η* as it was measured last",
+    "share": "learning_rate / critical_lr",
+}
+CONTROL = LogKeys("control", overall=_CONTROL, group=_CONTROL)
 LR_FIND = LogKeys(
     "lr_find",
     overall={

@@ -197,8 +197,8 @@ class TopologicalStepClipping(OptionedCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what became of the batch's updates."""
         if self._latest:
-            counts = {CLIPPING.of_run("clipped_updates"): self.clipped_updates}
-            self._writer.write(trainer, {**_metrics(self._latest), **counts}, self._processes)
+            counts: dict[str, float] = {CLIPPING.of_run("clipped_updates"): self.clipped_updates}
+            self._writer.write(trainer, _metrics(self._latest) | counts, self._processes)
             self._latest = ()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

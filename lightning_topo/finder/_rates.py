@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -50,17 +52,27 @@ class BaseRates:
 
     def move_to(self, lr: float) -> None:
         """Make ``lr`` the base rate from here on, for all groups and schedulers, each at its present phase."""
+        for change in self.changes(lr):
+            change()
+
+    def changes(self, lr: float) -> list[Callable[[], None]]:
+        """What :meth:`move_to` does, in steps that may be repeated."""
         factor = lr / self.base_lr
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for key in _GROUP_KEYS if "initial_lr" in group else ("lr",):
-                    if group.get(key) is not None:
-                        _set(group, key, float(group[key]) * factor)
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        entries = [(group, key) for group in groups for key in (_GROUP_KEYS if "initial_lr" in group else ("lr",))]
+        entries = [(group, key) for group, key in entries if group.get(key) is not None]
         schedulers = [inner for outer in self._schedulers for inner in nested(outer)]
         lists = [getattr(scheduler, key, None) for scheduler in schedulers for key in _SCHEDULER_KEYS]
         # By identity: a composed scheduler shares lists with its children.
-        for rates in {id(rates): rates for rates in lists if isinstance(rates, list)}.values():
-            rates[:] = [rate * factor for rate in rates]
+        shared = {id(rates): rates for rates in lists if isinstance(rates, list)}.values()
+        return [
+            *(
+                partial(_set, group, key, float(group[key]) * factor)
+                for group, key in entries
+                if group.get(key) is not None
+            ),
+            *(partial(_replace, rates, [rate * factor for rate in rates]) for rates in shared),
+        ]
 
 
 def _base_rates(optimizer: Optimizer, schedulers: list[Any]) -> list[float]:
@@ -79,6 +91,10 @@ def _group_rate(group: dict[str, Any]) -> Any:
     if group.get("initial_lr") is not None:
         return group.get("max_lr", group["initial_lr"])  # OneCycle starts far below the rate that it is built for
     return group.get("lr")
+
+
+def _replace(rates: list[Any], others: list[Any]) -> None:
+    rates[:] = others
 
 
 def _set(group: dict[str, Any], key: str, value: float) -> None:

@@ -31,12 +31,14 @@ LONG = 1000
 _MANY = 20_000
 # Nothing that a draw changes: what a run reads, and what connects it to the rest of the world.
 _LEAVES = (
-    type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, types.FrameType, str, bytes, int, float, complex,
+    types.ModuleType, types.CodeType, types.FrameType, str, bytes, int, float, complex,
     type(None), torch.dtype, torch.device, Logger, threading.Thread, type(threading.Lock()), type(threading.RLock()),
     BaseProcess, PurePath, random.SystemRandom, _BaseDataLoaderIter,
 )  # fmt: skip
 # Code of these is not looked through for the globals that it uses.
 _LIBRARIES = {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_topo"}
+# Methods in C, such as the ``normal`` of a generator.
+_BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)
 _STANDARD = sys.stdlib_module_names - {"__main__"}
 _LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
@@ -90,17 +92,18 @@ class _Walk:
         self.found = Reachable()
         self.used_globals: list[tuple[str, Any]] = []
         self._seen = {id(item): item for item in borders}
-        self._codes: set[int] = set()
+        self._left = _MANY
+        self._read_already: set[int] = set()
 
     def go(self, waiting: list[tuple[str, Any]], own: bool) -> None:
         while waiting:
-            if len(self._seen) > _MANY:
-                self.found.complete = False
+            if not self._left:
+                self.found.complete = not own and self.found.complete
                 return
             name, item = waiting.pop()
             if isinstance(item, _LEAVES) or id(item) in self._seen:
                 continue
-            self._seen[id(item)] = item
+            self._seen[id(item)], self._left = item, self._left - 1
             waiting += [(f"{name}{step}", inner) for step, inner in self._enter(name, item, own)]
 
     def _enter(self, name: str, item: Any, own: bool) -> list[tuple[str, Any]]:
@@ -115,8 +118,13 @@ class _Walk:
         if isinstance(item, types.FunctionType):
             self._read(item)
             return []
+        if isinstance(item, type):
+            self._read_class(item)
+            return []
         if isinstance(item, types.MethodType):
             return [("", item.__self__), ("", item.__func__)]
+        if isinstance(item, _BOUND):
+            return [("", item.__self__)]
         if isinstance(item, functools.partial):
             return [("", item.func), ("", item.args), ("", item.keywords)]
         if isinstance(item, (tuple, frozenset)):
@@ -138,25 +146,35 @@ class _Walk:
         attributes = attributes_of(item)
         if isinstance(item, Iterator) and not attributes:  # it keeps its place where nobody can reach it
             self.found.once += [name] if own else []
-        if type(item).__module__.startswith(_LIGHTNING) or not attributes:
+        foreign = type(item).__module__.startswith(_LIGHTNING) and type(item).__name__ != "CombinedLoader"
+        if foreign or not attributes:
             return []
         self.found.objects += [item] if own else []
-        for cls in type(item).__mro__:
-            for part in vars(cls).values():
-                function = getattr(part, "__func__", None) or getattr(part, "fget", None) or part
-                if isinstance(function, types.FunctionType):
-                    self._read(function)
+        self._read_class(type(item))
         entries = item.items() if isinstance(item, dict) and len(item) <= LONG else ()
         held = [(f".{key}", value) for key, value in attributes.items()]
         return held + [(f"[{key!r}]", value) for key, value in entries]
+
+    def _read_class(self, cls: type) -> None:
+        """Note what a class of the user's, and its bases, hold and use."""
+        for base in cls.__mro__:
+            if id(base) in self._read_already or base.__module__.partition(".")[0] in _LIBRARIES | _STANDARD:
+                continue
+            self._read_already.add(id(base))
+            for name, part in vars(base).items():
+                function = getattr(part, "__func__", None) or getattr(part, "fget", None) or part
+                if isinstance(function, types.FunctionType):
+                    self._read(function)
+                else:
+                    self.used_globals.append((f"{base.__qualname__}.{name}", part))
 
     def _read(self, function: types.FunctionType) -> None:
         """Note the variables of enclosing functions, the defaults and the globals that a function uses."""
         scope = function.__globals__
         root = str(scope.get("__name__", "")).partition(".")[0]
-        if id(function) in self._codes or root in _LIBRARIES or root in _STANDARD:
+        if id(function) in self._read_already or root in _LIBRARIES | _STANDARD:
             return
-        self._codes.add(id(function))
+        self._read_already.add(id(function))
         self.used_globals += [(function.__name__, content) for content in _enclosed(function)]
         self._read_code(function.__code__, scope)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -96,18 +96,14 @@ class RunState:
         """Where to look for generators and counters, besides the attributes that trials get copies of."""
         loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])
         roots = {f"train_dataloaders[{i}]": loader for i, loader in enumerate(loaders)}
-        for name, value in data.items():
-            roots |= (
-                {f"{name}.{key}": held for key, held in vars(value).items()}
-                if _is_data_module(value)
-                else {name: value}
-            )
+        roots |= {name: value for name, value in data.items() if not _is_data_module(value)}
         memo = self._memo()
+        for owner in self._data_modules:
+            roots |= {f"datamodule.{name}": value for name, value in vars(owner.owner).items()}
         for owner in self._modules:
-            kind = type(owner.owner).__name__
-            roots |= {f"{kind}.{name}": value for name, value in owner.shared(memo)}
-            roots |= {f"{kind}.{name}()": method for name, method in _methods(owner.owner)}
-        return roots
+            roots |= {f"{type(owner.owner).__name__}.{name}": value for name, value in owner.shared(memo)}
+        classes = {type(owner.owner) for owner in (*self._modules, *self._data_modules)}
+        return roots | {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
 
 
 class _Attributes:
@@ -199,15 +195,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 def _is_data_module(item: Any) -> bool:
     return any(cls.__name__ == "LightningDataModule" for cls in type(item).__mro__)
-
-
-def _methods(module: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The functions of the user's own module class, whose code may name generators."""
-    for cls in type(module).__mro__:
-        if cls.__module__.partition(".")[0] not in ("torch", "pytorch_lightning", "lightning", "builtins"):
-            yield from (
-                (name, part) for name, part in vars(cls).items() if callable(part) and not isinstance(part, type)
-            )
 
 
 def nested(item: Any) -> Iterator[Any]:

@@ -65,9 +65,14 @@ class RateFinder:
         rates = BaseRates.of_run(trainer, attribute)
         signals = DeferredSignals(within=True)
         shown = trainer.progress_bar_callback is not None
-        result = signals.during(lambda: self.find(trainer, module, batch, rates, signals, shown))
+
+        def find_and_set() -> TopologicalLRResult:
+            result = self.find(trainer, module, batch, rates, signals, shown)
+            self.set(result, attribute, rates)
+            return result
+
+        result = signals.during(find_and_set)
         self.advise(result)
-        self.set(result, attribute, rates)
         return result
 
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
@@ -123,9 +128,13 @@ class RateFinder:
         lr = self.suggestion(result)
         if attribute is None or not self.options.update_attr or lr is None:
             return
-        attribute.set(lr)
-        if rates is not None:
-            rates.move_to(lr)
+        changes = [partial(attribute.set, lr), *(rates.changes(lr) if rates is not None else ())]
+
+        def change() -> None:
+            for step in changes:
+                step()
+
+        surely(change, change)  # an interrupt finds all of the rates changed, or none
 
     @staticmethod
     def advise(result: TopologicalLRResult) -> None:

@@ -73,7 +73,12 @@ def pair_blocks(clouds: Sequence[Tensor], exact: bool = True) -> Iterator[tuple[
 
 def resolution(squared_norms: Tensor, eps: float) -> Tensor:
     """Part of each point in the smallest squared length that its coordinates' rounding leaves, shape (n,)."""
-    return (_RESOLUTION * eps / 2) ** 2 * squared_norms
+    return relative_resolution(eps) ** 2 * squared_norms
+
+
+def relative_resolution(eps: float) -> float:
+    """The smallest length of a difference that rounding leaves, over the length of what it is the difference of."""
+    return _RESOLUTION * eps / 2
 
 
 def resolved(rows: slice, d2: Tensor, u2: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from lightning_topo.functional.update_constants import UpdateConstants, update_c
 
 __all__ = ["BiLipschitz", "bi_lipschitz"]
 
-# Clouds of fewer than so many n² D are evaluated in double precision: their pairs are not worth choosing from.
+# Clouds of fewer points, or fewer n² D, are evaluated in double precision: their pairs are not worth choosing from.
+_MANY = 64
 _LARGE = 2**23
 
 
@@ -67,7 +68,7 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
 
 def _is_large(points: Tensor) -> bool:
     n, dimension = points.shape
-    return points.device.type != "cpu" or n * n * dimension >= _LARGE
+    return points.device.type != "cpu" or (n >= _MANY and n * n * dimension >= _LARGE)
 
 
 def _validate(before: Tensor, after: Tensor) -> None:

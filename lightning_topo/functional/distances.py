@@ -10,7 +10,7 @@ ROUNDING = 1e-12
 # Squares of larger coordinates may overflow.
 _LARGEST = 1e150
 # Up to this many coordinates direct differences are as fast as a matrix product.
-_DIRECT_DIMENSION = 16
+DIRECT_DIMENSION = 16
 # |x - y|² is trusted from the matrix product down to this share of |x|² + |y|²: there the error of |x - y| is 1e-13.
 _TRUSTED_SHARE = 1e-4
 _BLOCK_ELEMENTS = 2**18
@@ -73,7 +73,7 @@ def pairwise_distances(points: Tensor) -> Tensor:
                 [5., 0.]], dtype=torch.float64)
     """
     x = as_cloud(points, "pairwise_distances")
-    if x.shape[1] <= _DIRECT_DIMENSION:
+    if x.shape[1] <= DIRECT_DIMENSION:
         return _direct(x, x)
     n = len(x)
     distances = x.new_empty(n, n)

@@ -8,13 +8,15 @@ from torch import Tensor
 from lightning_topo.functional._pairs import resolution
 from lightning_topo.functional._products import (
     hashes,
+    largest,
     least_square,
     mixed_integers,
     power_of_two,
     product_dtype,
     relative_error,
     row_blocks,
-    smallest_scale,
+    smallest_size,
+    squared_lengths,
     subtract_products,
 )
 
@@ -71,7 +73,7 @@ def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, floa
     size = torch.maximum(before.abs().amax((1, 2)), after.abs().amax((1, 2))).to(dtype)
     signs = integers.sign().to(dtype) / power_of_two(size)[:, None, None]
     p, q = before * signs, after * signs
-    raw = torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in (p, q)]).square_()
+    raw = torch.stack([squared_lengths(p), squared_lengths(q)])
     images = p.new_empty(3, groups, n, width)
     equal = hashes(p)
     q.sub_(p)
@@ -93,10 +95,10 @@ def _centred(x: Tensor, raw: Tensor, eps: float, error: float) -> tuple[Tensor, 
     """Points, displacements and their sum about zero and of size one; what each adds to the products; 1 - ρ."""
     pair = x[:2]
     pair.sub_(pair.mean(-2, keepdim=True))
-    scales = power_of_two(pair.abs().amax((2, 3)).clamp_min_(smallest_scale(x.dtype)))[..., None]
+    scales = power_of_two(largest(pair, (2, 3)).clamp_min_(smallest_size(x.dtype)))[..., None]
     pair.div_(scales[..., None])
     torch.add(*pair, out=x[2])
-    norms = torch.linalg.vector_norm(x, dim=-1).square_()
+    norms = squared_lengths(x)
     before, after = (resolution(raw, eps) / scales / scales).unbind(0)
     least = torch.maximum(norms[0] * error, before) + least_square(x.dtype)
     return x, torch.cat([norms, torch.stack([least, after])]), (1 - scales[1] / scales[0])[..., None]

@@ -14,6 +14,7 @@ from lightning_topo.functional._products import (
     product_dtype,
     relative_error,
     row_blocks,
+    squared_lengths,
     subtract_products,
 )
 from lightning_topo.functional.criticality import pair_criticality
@@ -87,7 +88,7 @@ def nearest_distances(points: Tensor) -> Tensor:
     x.sub_(x.mean(1, keepdim=True))
     size = _unit(x)
     x.div_(size)
-    lengths = torch.linalg.vector_norm(x, dim=-1).square_()
+    lengths = squared_lengths(x)
     error = relative_error(x.dtype, dimension, x.device.type)
     nearest = x.new_full((groups, n), math.inf)
     for rows in row_blocks(groups, n, x.device):
@@ -113,10 +114,10 @@ def update_lengths(before: Tensor, after: Tensor) -> Tensor:
     dtype = product_dtype(before, after)
     unit = torch.maximum(_unit(before), _unit(after)).to(dtype)
     update = (after / unit).sub_(before / unit)
-    rounding = torch.linalg.vector_norm(update, dim=-1).mul_(torch.finfo(dtype).eps)
+    rounding = squared_lengths(update).sqrt_().mul_(torch.finfo(dtype).eps)
     update.sub_(update.mean(1, keepdim=True))
     size = _unit(update)
-    lengths = torch.linalg.vector_norm(update.div_(size), dim=-1).mul_(size[..., 0] * (1 + _SLACK))
+    lengths = squared_lengths(update.div_(size)).sqrt_().mul_(size[..., 0] * (1 + _SLACK))
     return lengths.add_(rounding).mul_(unit[..., 0])
 
 
@@ -260,7 +261,7 @@ class _Screen:
         reach = reach.to(x.dtype)
         # Less what rounding may have added.
         error = relative_error(x.dtype, x.shape[1] + 1, x.device.type)
-        self._rest = x.square().sum(1).mul_(1 - error) - reach.square().mul_(1 + error)
+        self._rest = squared_lengths(x).mul_(1 - error) - reach.square().mul_(1 + error)
         self._x = torch.cat([x, reach[:, None]], dim=1)
 
     def hits(self, rows: slice, first: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional._candidates import Candidates, candidates
-from lightning_topo.functional._pairs import not_lost, resolution
+from lightning_topo.functional._pairs import relative_resolution
 from lightning_topo.functional._products import UpdateClouds, update_clouds
 from lightning_topo.functional.exact_constants import BiLipschitz
 from lightning_topo.functional.most_changed import most_changed
@@ -23,6 +23,7 @@ _MANY = 16
 _MANY_POINTS = 512
 _SOME = 8
 _POINTS_FOR_ONE = 4
+_MANY_COORDINATES = 4096
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _constants(before: Tensor, after: Tensor, eps: float, crossed: bool) -> Upda
     _, n, dimension = before.shape
     if n < 2 or dimension == 0:
         return _without_pairs(before, after)
-    count = min(_MANY if n >= _MANY_POINTS else max(2, min(_SOME, n // _POINTS_FOR_ONE)), n * (n - 1) // 2)
+    share = _POINTS_FOR_ONE if dimension < _MANY_COORDINATES else 2 * _POINTS_FOR_ONE
+    count = min(_MANY if n >= _MANY_POINTS else max(2, min(_SOME, n // share)), n * (n - 1) // 2)
     clouds = update_clouds(before, after, crossed)
     found = candidates(clouds, eps, count + 1)
     return _evaluated(before.detach(), after.detach(), eps, clouds, found, count)
@@ -106,72 +108,60 @@ def _without_pairs(before: Tensor, after: Tensor) -> UpdateConstants:
 def _evaluated(
     before: Tensor, after: Tensor, eps: float, clouds: UpdateClouds, found: Candidates, count: int
 ) -> UpdateConstants:
-    n = before.shape[1]
-    i, j = (where[..., :count].transpose(0, 1).flatten(1) for where in (found.i, found.j))
-    pairs = _pairs(before, after, eps, clouds.unit, i, j)
-    resolved = pairs.resolved & clouds.finite[:, None]
-    squared, where = pairs.criticality.masked_fill(~resolved, -math.inf).max(-1)
-    best = [squared]
-    lower = upper = torch.full_like(squared, math.nan)
-    if len(found.bounds) == 4:
-        ratios = torch.stack([pairs.ratio, -pairs.ratio, pairs.growth, -pairs.growth])
-        upper, lower, *changes = ratios.masked_fill_(~resolved, -math.inf).amax(-1).unbind(0)
-        upper = upper.sqrt()
-        lower = torch.where(upper.isnan(), upper, lower.neg().sqrt_())
-        best += changes
-    # An unresolved pair has minus infinity, of which the root is nan.
-    chosen = torch.stack([i, j], dim=-1).gather(1, where[:, None, None].expand(-1, 1, 2))[:, 0].sort(-1).values
-    settled = (found.bounds[-1, :, :count] > 0) & pairs.resolved[:, -count:]
-    n_unresolved = n * (n - 1) // 2 - found.n_resolved - settled.sum(-1)
-    certain = _nothing_is_above(torch.stack(best), found.bounds[:-1, :, count], clouds, lower)
-    certain = (certain & found.certain & (found.n_open <= count)) | ~clouds.finite
-    chosen = chosen.masked_fill_((squared == -math.inf)[:, None], -1)
-    return UpdateConstants(squared.sqrt(), lower, upper, chosen, n_unresolved, clouds.finite, certain)
-
-
-def _nothing_is_above(best: Tensor, bounds: Tensor, clouds: UpdateClouds, lower: Tensor) -> Tensor:
-    """Whether no pair that was left out may have a larger value, for all kinds, shape (G,)."""
-    update, size = clouds.scales[..., 0].to(best.dtype).flip(0)
-    ratio = update / size
-    below = bounds * torch.stack([ratio.square(), ratio, ratio][: len(best)]) <= best
-    if len(best) == 3:
-        below[2] |= lower == 0
-    return below.all(0)
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Some pairs of each group, evaluated from the differences, each shape (G, m).
-
-    Attributes:
-        criticality: |u_i - u_j|² / |p_i - p_j|².
-        ratio: |p_i' - p_j'|² / |p_i - p_j|².
-        growth: The same less 1, without the digits that this loses.
-        resolved: Whether rounding leaves something of them.
-    """
-
-    criticality: Tensor
-    ratio: Tensor
-    growth: Tensor
-    resolved: Tensor
-
-
-def _pairs(before: Tensor, after: Tensor, eps: float, unit: Tensor, i: Tensor, j: Tensor) -> _Pairs:
     groups, n, _ = before.shape
-    m, dtype = i.shape[1], _exact_dtype(before)
-    first = torch.arange(0, groups * n, n, device=before.device)[:, None]
-    rows = (torch.cat([i, j], dim=1) + first).flatten()
-    p, q = (
-        cloud.flatten(0, 1).index_select(0, rows).to(dtype).unflatten(0, (groups, 2, m)) for cloud in (before, after)
-    )
-    if dtype != torch.float64:  # squares would not fit
-        p, q = p / unit[..., None], q / unit[..., None]
-    least_before, least_after = (resolution(cloud.square().sum((1, 3)), eps) for cloud in (p, q))
-    u = q - p
-    (d, a, u) = (cloud[:, 0] - cloud[:, 1] for cloud in (p, q, u))
-    d2, a2, u2 = (cloud.square().sum(-1) for cloud in (d, a, u))
-    growth = a.add_(d).mul_(u).sum(-1)
-    return _Pairs(u2 / d2, a2 / d2, growth / d2, not_lost(d2, u2, least_before, least_after))
+    pairs = torch.stack([found.i[..., :count], found.j[..., :count]]).permute(2, 0, 1, 3)
+    pairs = pairs.clone(memory_format=torch.contiguous_format).view(groups, 2, -1)
+    resolved, ratios = _evaluated_pairs(before, after, eps, clouds.unit, pairs)
+    settled = resolved[:, -count:] & (found.bounds[-1, :, :count] > 0)
+    n_unresolved = n * (n - 1) // 2 - (found.n_resolved + settled.sum(-1))
+    hidden = ~(resolved & clouds.finite[:, None])
+    # The criticality and, with crossed clouds, the largest ratio and minus the smallest.
+    kinds = len(found.bounds) - 1
+    values = torch.cat([ratios, -ratios[1:]]) if kinds == 3 else ratios[:1]
+    best, where = values.masked_fill_(hidden, -math.inf).max(-1)
+    certain = _nothing_is_above(best, found.bounds[:-1, :, count], clouds.ratio[:, 0])
+    certain = (certain & (found.n_possible - found.n_resolved <= count)) | ~clouds.finite
+    none = best == -math.inf
+    best.masked_fill_(none, math.nan)
+    pair = pairs.gather(2, where[0, :, None, None].expand(-1, 2, 1))[..., 0].masked_fill_(none[0, :, None], -1)
+    lower, upper = (-best[2], best[1]) if kinds == 3 else (torch.full_like(best[0], math.nan),) * 2
+    return UpdateConstants(best[0], lower, upper, pair, n_unresolved, clouds.finite, certain)
+
+
+def _nothing_is_above(best: Tensor, bounds: Tensor, ratio: Tensor) -> Tensor:
+    """Whether no pair that was left out may have a larger value, for all kinds, shape (G,).
+
+    Args:
+        best: The criticality, the largest ratio and minus the smallest, shape (1 or 3, G).
+        bounds: Of its square, of t times the growth of the squared distance, and of its shrinking, same shape.
+        ratio: t, shape (G,).
+    """
+    squares = best.square()
+    squares[1:].sub_(1.0).mul_(ratio)
+    squares[2:].neg_()
+    certain = squares >= bounds
+    certain[2:] |= best[2:] == 0  # distances do not get smaller than nothing
+    return certain.all(0)
+
+
+def _evaluated_pairs(before: Tensor, after: Tensor, eps: float, unit: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether pairs are resolved, shape (G, m), and |u_i - u_j| and |p_i' - p_j'| over |p_i - p_j|, shape (2, G, m)."""
+    groups, _, m = pairs.shape
+    n, dimension = before.shape[1:]
+    first = torch.arange(0, groups * n, n, device=before.device)[:, None, None]
+    rows = (pairs + first).flatten()
+    x = before.new_empty(3, groups, 2, m, dimension, dtype=_exact_dtype(before))
+    u, p, q = x.unbind(0)
+    for cloud, points in ((p, before), (q, after)):
+        cloud.copy_(points.flatten(0, 1).index_select(0, rows).view_as(cloud))
+    if x.dtype != torch.float64:  # squares would not fit
+        x[1:].div_(unit[..., None])
+    torch.sub(q, p, out=u)
+    lengths = torch.linalg.vector_norm(x[:, :, 0] - x[:, :, 1], dim=-1)
+    moved, distance, _ = lengths.unbind(0)
+    least_before, least_after = torch.linalg.vector_norm(x[1:], dim=(2, 4)).mul_(relative_resolution(eps)).unbind(0)
+    resolved = ((moved >= least_after) | (moved == 0)) & (distance > least_before)
+    return resolved, lengths[::2] / distance
 
 
 def _exact_dtype(points: Tensor) -> torch.dtype:

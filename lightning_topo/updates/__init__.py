@@ -2,7 +2,7 @@
 
 from lightning_topo.updates.bound_watch import BoundWatch
 from lightning_topo.updates.cost import expected_seconds
-from lightning_topo.updates.measurement import Measurement
+from lightning_topo.updates.measurement import Arrival, Measurement
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
 from lightning_topo.updates.parameter_places import ParameterPlaces
 from lightning_topo.updates.parameters_before import ParametersBefore
@@ -13,6 +13,7 @@ from lightning_topo.updates.update_meter import MeasuredSet, UpdateMeter
 
 __all__ = [
     "AlikeGroups",
+    "Arrival",
     "BoundWatch",
     "LearningRate",
     "MeasuredSet",

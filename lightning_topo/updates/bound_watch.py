@@ -141,7 +141,8 @@ class BoundWatch:
             n, dimension = alike.shape
             large = n > _FASTEST and n * n * dimension > _ALWAYS_WHOLE
             rows = lengths.topk(_FASTEST).indices if large else None
-            before, after = alike.clouds(self._before.copies, rows), alike.clouds(self._placement.parameters, rows)
+            before = alike.clouds(self._before.copies, rows)
+            after = alike.clouds(self._placement.parameters, rows)
             found.append(update_criticality(before, after, alike.eps).criticality.nan_to_num(0.0))
         return torch.cat([part.to(found[0]) for part in found])
 

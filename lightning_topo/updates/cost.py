@@ -28,11 +28,11 @@ class Sized(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number n of neurons of each, and D of coordinates."""
+        """Number of neurons and of their coordinates."""
 
     @property
     def device(self) -> torch.device:
-        """Where they are measured."""
+        """Where they are compared."""
 
 
 def expected_seconds(sets: Sequence[Sized], size: int | None) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_topo.functional import BiLipschitz, bi_lipschitz
+from lightning_topo.functional import BiLipschitz
+from lightning_topo.functional.exact_constants import exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, most_changed, update_constants
 from lightning_topo.neurons import NeuronGroup
 
@@ -32,13 +33,23 @@ class Compared:
     constants: UpdateConstants
 
 
+Constants = Callable[[Tensor, Tensor, float], UpdateConstants]
+
+
 @torch.no_grad()
-def compare(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, size: int | None, eps: float) -> Compared:
+def compare(
+    groups: tuple[NeuronGroup, ...],
+    before: Tensor,
+    after: Tensor,
+    size: int | None,
+    eps: float,
+    constants: Constants = update_constants,
+) -> Compared:
     """Compare clouds of shape (G, n, D), or of each those ``size`` neurons that seem to decide the constants."""
     if size is not None and size < before.shape[1]:
         chosen = most_changed(before, after, size, eps).unsqueeze(2).expand(-1, -1, before.shape[2])
         before, after = before.gather(1, chosen), after.gather(1, chosen)
-    return Compared(groups, before, after, eps, update_constants(before, after, eps))
+    return Compared(groups, before, after, eps, constants(before, after, eps))
 
 
 class Measurement:
@@ -67,6 +78,15 @@ class Measurement:
             for _ in range(len(one.before)):
                 yield next(tables[one.before.device])
 
+    def criticalities(self) -> Iterator[tuple[float, bool]]:
+        """κ of each group as single precision found it, and whether all neurons are finite; waits for them.
+
+        Where a doubt is left, it is that of some pairs, and the true κ is larger.
+        """
+        for row in self.rows():
+            constants, finite, _ = UpdateConstants.unpack([row])[0]
+            yield constants.criticality, finite
+
     def constants(self) -> list[tuple[NeuronGroup, BiLipschitz | None]]:
         """Each group with its constants, None where a neuron is NaN or infinite; waits for what has not arrived.
 
@@ -81,7 +101,7 @@ class Measurement:
                 elif certain:
                     found.append((group, constants))
                 else:
-                    found.append((group, bi_lipschitz(one.before[index], one.after[index], one.eps)))
+                    found.append((group, exact_constants(one.before[index], one.after[index], one.eps)))
         return found
 
 

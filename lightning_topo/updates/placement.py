@@ -48,7 +48,7 @@ class Layout:
         return others * member.outer * member.inner
 
     def units(self, stacked: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The units of several parameters, shape (T, *shape), as rows, or some of them (T, k): shape (T, n, d)."""
+        """The units of parameters, shape (T, *shape), or some of each, shape (T, k), as rows, shape (T, n, d)."""
         member = self.member
         assert member.size is not None
         block = stacked.narrow(member.axis + 1, member.offset, member.outer * member.size * member.inner)

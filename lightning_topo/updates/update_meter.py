@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_topo.functional.update_constants import update_constants, update_criticality
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates.drawn_sample import DrawnSample
-from lightning_topo.updates.measurement import Compared, Measurement, compare
+from lightning_topo.updates.fastest_watch import FastestWatch
+from lightning_topo.updates.measurement import Arrival, Compared, Measurement, compare
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
@@ -36,6 +38,8 @@ class UpdateMeter:
         size: Largest number of neurons compared in a group, None for all.
         sharded: Whether the parameters are sharded over processes; all of them have to measure then.
         compares: Whether this process compares what was read.
+        criticality_only: Whether κ alone is wanted, which costs less.
+        watches: Whether to watch the neurons that moved most, for :meth:`predicted`.
 
     Attributes:
         sets: The groups that it moves, those that are alike together.
@@ -52,9 +56,13 @@ class UpdateMeter:
         size: int | None,
         sharded: bool = False,
         compares: bool = True,
+        criticality_only: bool = False,
+        watches: bool = False,
     ) -> None:
         self._optimizer, self._model, self._groups, self._size = optimizer, model, tuple(groups), size
         self._sharded, self._compares = sharded, compares
+        self._constants = update_criticality if criticality_only else update_constants
+        self._watches = watches
         self._resolve()
 
     def _resolve(self) -> None:
@@ -67,6 +75,7 @@ class UpdateMeter:
             *self._placement.alike,
             *(DrawnSample(group, self._model, self._size) for group in drawn),
         ]
+        self._watch = FastestWatch(self._placement) if self._watches else None
         self._before: ParametersBefore | None = None
         self._taken: list[tuple[MeasuredSet, Tensor | None]] = []
 
@@ -86,6 +95,23 @@ class UpdateMeter:
         if self._placement.holds and not self._moved.changed:
             return False
         self._resolve()
+        return True
+
+    def kept(self) -> list[Tensor] | None:
+        """Copies on the CPU of what was kept by :meth:`before`, for a checkpoint; None where samples were drawn."""
+        if self._before is None or any(isinstance(one, DrawnSample) for one, _ in self._taken):
+            return None
+        return [copy.cpu().clone() for copy in self._before.copies]
+
+    def put_kept(self, copies: Sequence[Tensor] | None) -> bool:
+        """Take over what :meth:`kept` gave; whether it fits."""
+        parameters = self._placement.parameters
+        shapes = [copy.shape for copy in copies or ()]
+        if shapes != [parameter.shape for parameter in parameters] or not copies:
+            return False
+        self._before = ParametersBefore(parameters)
+        torch._foreach_copy_(self._before.copies, [c.to(p) for c, p in zip(copies, parameters, strict=True)])
+        self._taken = [(one, None) for one in self.sets]
         return True
 
     def learning_rates(self, sets: Sequence[MeasuredSet]) -> dict[str, LearningRate]:
@@ -120,7 +146,18 @@ class UpdateMeter:
             assert before is not None
             assert after is not None
             one.remember(before, after)
-            return compare(one.groups, before[None], after[None], None, one.eps)
+            return compare(one.groups, before[None], after[None], None, one.eps, self._constants)
         assert self._before is not None
         clouds = one.clouds(self._before.copies), one.clouds(self._placement.parameters)
-        return compare(one.groups, *clouds, self._size, one.eps)
+        compared = compare(one.groups, *clouds, self._size, one.eps, self._constants)
+        if self._watch is not None:
+            self._watch.choose(one, *clouds, compared.constants.criticality)
+        return compared
+
+    def predicted(self) -> Arrival | None:
+        """κ over all groups that the fastest neurons predict, on its way to the host; None where nothing is watched.
+
+        Of what has happened since the last measurement or the last call: the root of the sum of the groups' squares.
+        """
+        predicted = None if self._watch is None else self._watch.predict()
+        return None if predicted is None else Arrival(predicted.view(1, 1))

@@ -239,3 +239,29 @@ def test_agrees_with_bi_lipschitz_where_products_say_little():
     p = noise(100, 30).float()
     ((found, _, _),) = unpacked(p[None], p[None].sin(), 2**-23)
     assert found.criticality == pytest.approx(bi_lipschitz(p, p.sin()).criticality, rel=1e-9)
+
+
+@pytest.mark.parametrize("dimension", [10, 1000, 50_000])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n, d: noise(n, d),
+        lambda n, d: noise(n, 1) * torch.ones(d),
+        lambda n, d: noise(n, d).abs(),
+        lambda n, d: noise(n, 1) * noise(1, d, seed=1),
+        lambda n, d: noise(n, d) * torch.logspace(0, -4, d),
+        lambda n, d: noise(1, d) + 1e-4 * noise(n, d, seed=1),
+    ],
+    ids=["random", "constant", "positive", "line", "decaying", "close"],
+)
+def test_the_error_of_products_is_bounded(make, dimension):
+    from lightning_topo.functional._products import relative_error, squared_lengths, subtract_products
+
+    x = make(40, dimension).float()[None]
+    squares = squared_lengths(x)
+    found = squares[:, :, None] + squares[:, None, :]
+    subtract_products(found, x, x)
+    exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    norms = x.double().square().sum(-1)
+    error = (found.double() - exact).abs() / (norms[:, :, None] + norms[:, None, :])
+    assert error.max() < relative_error(torch.float32, dimension, "cpu") / 2

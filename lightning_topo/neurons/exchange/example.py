@@ -126,12 +126,18 @@ def example_calls(model: nn.Module, example_input: Any = None) -> tuple[ExampleC
 
 
 def fewer_items(call: ExampleCall) -> ExampleCall:
-    """The call on the first items of its batch, if all its tensors share one leading size (else the call itself)."""
+    """The call on the first items of its batch, if all its tensors share one leading size and can be cut there.
+
+    Otherwise the call itself.
+    """
     sizes: set[int] = set()
     call.map(lambda tensor: sizes.add(tensor.shape[0] if tensor.ndim else 0) or tensor)  # type: ignore[func-returns-value]
     if len(sizes) != 1 or next(iter(sizes)) <= _MAX_ITEMS:
         return call
-    return call.map(lambda tensor: tensor[:_MAX_ITEMS])
+    try:
+        return call.map(lambda tensor: tensor[:_MAX_ITEMS])
+    except Exception:  # nested, quantised and other tensors that cannot be sliced
+        return call
 
 
 def _named_by_forward(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any]:

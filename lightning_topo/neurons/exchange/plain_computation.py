@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
-import warnings
-from contextlib import ExitStack
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+
+from lightning_topo.neurons.exchange.silence import silence
+from lightning_topo.neurons.exchange.unfused import UnfusedLayers
+from lightning_topo.random_generators import generators_kept
 
 WIDER = {
     torch.float16: torch.float64,
@@ -22,24 +27,42 @@ WIDER = {
 }
 
 
-def enter_plain_computation(stack: ExitStack, model: nn.Module) -> None:
-    """No gradients, fused kernels, compilation, warnings or lasting use of random numbers."""
+# Random states belong to the process. So does what PyTorch notes of dispatch modes (whether there is one) and of
+# compilation (whether it is on). So trials take turns.
+_TURN = threading.RLock()
+
+
+@contextmanager
+def plain_computation(model: nn.Module) -> Iterator[None]:
+    """No gradients, fused layers, compilation, warnings or lasting use of random numbers, in this thread.
+
+    Every trial starts from one random state, whatever has been drawn elsewhere since the last.
+    """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = [device.index for device in devices if device.type == "cuda"]
-    stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    stack.enter_context(torch.random.fork_rng(devices=cuda))
-    stack.callback(random.setstate, random.getstate())
-    stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what models may use)
-    stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-    torch.backends.mha.set_fastpath_enabled(False)
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    if cuda:
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-    if hasattr(torch.compiler, "set_stance"):
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with ExitStack() as stack:
+        stack.enter_context(_TURN)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(silence())
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what models may use)
+        stack.enter_context(generators_kept(model))
+        _seed(cuda)
+        stack.enter_context(UnfusedLayers())
+        if "torch._dynamo.eval_frame" in sys.modules and hasattr(
+            torch.compiler, "set_stance"
+        ):  # else nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _seed(cuda: list[int]) -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)):
+        generator.manual_seed(0)  # one by one, because torch.manual_seed would reach every device there is
 
 
 class InDouble(TorchDispatchMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from torch.nn.parameter import is_lazy
 from lightning_topo.neurons.exchange.example import ExampleCall, example_calls, fewer_items
 from lightning_topo.neurons.exchange.isolated_copy import isolated_copy, put_placeholders
 from lightning_topo.neurons.exchange.outputs import floating_tensors
-from lightning_topo.neurons.exchange.plain_computation import InDouble, enter_plain_computation
+from lightning_topo.neurons.exchange.plain_computation import InDouble, plain_computation
+from lightning_topo.neurons.exchange.unfused import UnfusedAttention
 from lightning_topo.sharding import sketches, unwrapped
 
 _HOW_TO_PASS = (
@@ -51,13 +52,12 @@ class Sandbox:
 
     def run(self, watch: Watch | None = None) -> Any:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
-        with ExitStack() as stack:
-            enter_plain_computation(stack, self.model)
+        with plain_computation(self.model):
             call = self.call.copy()  # a forward pass may write to its input
-            if self.in_double:
-                stack.enter_context(InDouble())
-            self.watcher = stack.enter_context(watch(self.model, call) if watch else nullcontext())
-            self.output = call.on(self.model)
+            watching = watch(self.model, call) if watch else nullcontext()
+            # Each mode sees what the one behind it asks for.
+            with InDouble() if self.in_double else nullcontext(), watching as self.watcher, UnfusedAttention():
+                self.output = call.on(self.model)
         return self.output
 
 
@@ -89,12 +89,12 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
                     f"{type(model).__name__} cannot be copied for a trial run: {failure}"
                 ) from failure
             continue
-        for call, whole in _fitted(calls, isolated, in_double):
-            sandbox = Sandbox(isolated, call, in_double)
+        for call, fitted, whole in _attempts(calls, isolated, in_double):
             try:
+                sandbox = Sandbox(isolated, call.map(fitted), in_double)
                 if next(floating_tensors(sandbox.run(watch)), None) is None:
                     raise ValueError("it returns no floating-point tensor")
-            except Exception as failure:  # whatever a forward pass may raise
+            except Exception as failure:  # noqa: PERF203 (whatever a forward pass may raise)
                 failures += [(call.method, failure)] if whole else []
             else:
                 return sandbox
@@ -125,15 +125,17 @@ def _check_parameters(model: nn.Module) -> None:
         )
 
 
-def _fitted(calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool) -> Iterator[tuple[ExampleCall, bool]]:
-    """The calls on few items, then (True) on all, on the model's device and in its precision."""
+def _attempts(
+    calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool
+) -> Iterator[tuple[ExampleCall, Callable[[Tensor], Tensor], bool]]:
+    """The calls on few items, then (True) on all, each with what moves its tensors to the model and its precision."""
     parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     precisions = [torch.float64] if in_double else list(dict.fromkeys([None, parameter.dtype]))
     for call in calls:
         fewer = fewer_items(call)
         for items in (fewer,) if fewer is call else (fewer, call):
             for dtype in precisions:
-                yield items.map(partial(_moved, device=parameter.device, dtype=dtype)), items is call
+                yield items, partial(_moved, device=parameter.device, dtype=dtype), items is call
 
 
 def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -18,6 +18,8 @@ from lightning_topo.neurons.member import exchange_units_
 
 # One trial may miss a wrong group whose units happen to be silent (a ReLU) on the whole example.
 _TRIALS = 3
+# Share of a parameter in its perturbed copy, which so still resembles the model.
+_KEPT = 0.8
 
 
 def is_permutation_symmetric(model: nn.Module, group: NeuronGroup, example_input: Any = None) -> bool:
@@ -86,9 +88,8 @@ class ExchangeTest:
     def __init__(self, sandbox: Sandbox, seed: int = 0) -> None:
         self._sandbox = sandbox
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept = 0.8 if seed == 0 else 0.0
-        _change(sandbox.model.parameters(), self._noisy, self._generator)
-        _change(sandbox.model.buffers(), _rescaled, self._generator)
+        self._kept = _KEPT if seed == 0 else 0.0
+        perturb(sandbox.model, self._generator, self._kept)
         rounded = self._finite_outputs()
         self.blind = not rounded
         _change((*sandbox.model.parameters(), *sandbox.model.buffers()), _jittered, self._generator)
@@ -117,9 +118,9 @@ class ExchangeTest:
     def _finite_outputs(self) -> list[Tensor]:
         """Outputs for a perturbed input where it runs and they are finite, otherwise for the input itself."""
         original = self._sandbox.call
-        for call in (original.map(partial(self._noisy, generator=self._generator)), original):
-            self._sandbox.call = call
+        for change in (partial(_noisy, generator=self._generator, kept=self._kept), None):
             with suppress(Exception):  # whatever a forward pass may object to in numbers that it never saw
+                self._sandbox.call = original if change is None else original.map(change)
                 outputs = self._outputs()
                 if any(torch.isfinite(output).any() for output in outputs):
                     return outputs
@@ -128,16 +129,23 @@ class ExchangeTest:
     def _outputs(self) -> list[Tensor]:
         return [output.clone() for output in floating_tensors(self._sandbox.run())]
 
-    def _noisy(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        """Mixed with noise of its own size (at least that of a usual initialisation), so that deep nets stay alive."""
-        if not tensor.is_floating_point() or not tensor.numel():
-            return tensor
-        usual = 0.1 if tensor.ndim < 2 else 0.3 / (tensor[0].numel() ** 0.5)
-        noise = _randn_like(tensor, generator)
-        if bool((tensor > 0).all()):  # scales, variances and other numbers that may have to be positive
-            return tensor.clamp_min(usual) * (0.6 * noise).exp()
-        size = tensor.square().mean().sqrt().clamp_min(usual)
-        return self._kept * tensor + (1 - self._kept**2) ** 0.5 * size * noise
+
+def perturb(model: nn.Module, generator: torch.Generator, kept: float = _KEPT) -> None:
+    """Mix every parameter of a copy with noise, of which the share ``kept`` stays, and rescale its buffers."""
+    _change(model.parameters(), partial(_noisy, kept=kept), generator)
+    _change(model.buffers(), _rescaled, generator)
+
+
+def _noisy(tensor: Tensor, generator: torch.Generator, kept: float) -> Tensor:
+    """Mixed with noise of its own size (at least that of a usual initialisation), so that deep nets stay alive."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    usual = 0.1 if tensor.ndim < 2 else 0.3 / (tensor[0].numel() ** 0.5)
+    noise = _randn_like(tensor, generator)
+    if bool((tensor > 0).all()):  # scales, variances and other numbers that may have to be positive
+        return tensor.clamp_min(usual) * (0.6 * noise).exp()
+    size = tensor.square().mean().sqrt().clamp_min(usual)
+    return kept * tensor + (1 - kept**2) ** 0.5 * size * noise
 
 
 @torch.no_grad()

@@ -220,6 +220,26 @@ def segment(axis: Axis, start: int, stop: int) -> Axis:
     return cut(axis, start)[1] if start else resolve(axis)
 
 
+def segment_or_frozen(axis: Axis, start: int, stop: int, reason: str) -> Axis:
+    """As ``segment``; an axis whose layout does not allow it is frozen."""
+    try:
+        return segment(axis, start, stop)
+    except Misaligned:
+        freeze(axis, reason)
+        return Atom(stop - start, reason)
+
+
+def factor_or_frozen(axis: Axis, size: int, reason: str) -> tuple[Axis, Axis]:
+    """As ``factor``; an axis whose layout does not allow it is frozen."""
+    try:
+        return factor(axis, size)
+    except Misaligned:
+        if axis.size % size:
+            raise
+        freeze(axis, reason)
+        return Atom(size, reason), Atom(axis.size // size, reason)
+
+
 def occurrences(axis: Axis) -> Iterator[tuple[Atom, int, int]]:
     """Where each exchangeable atom lies on the axis: (atom, offset, positions in a row that belong to one unit)."""
     axis = resolve(axis)

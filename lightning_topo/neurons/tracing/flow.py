@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve, unify
-from lightning_topo.neurons.tracing.packed_axes import AnyAxis, plain
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, Family, Index, plain
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
 _FROZEN = {"input": "model input", "quantised": "not a floating-point parameter"}
@@ -34,13 +34,13 @@ class Flow:
 
     Args:
         trace: The recorded forward pass.
-        split_sites: Reshapes of packed axes, known from an earlier pass.
+        cuts: Of the reshapes that make packed axes, at which positions these are cut, known from an earlier pass.
     """
 
-    def __init__(self, trace: Trace, split_sites: set[object]) -> None:
+    def __init__(self, trace: Trace, cuts: Cuts) -> None:
         self.trace = trace
-        self.split_sites = split_sites
-        self.indexed: set[object] = set()
+        self.cuts = cuts
+        self.found_cuts: dict[object, frozenset[int]] = dict(cuts)
         self.made: list[Made] = []
         self.roles: list[tuple[str, Axis, int]] = []
         self.scores: dict[int, tuple[Axis, Axis]] = {}
@@ -123,11 +123,16 @@ class Flow:
         """Note a use of the axis that its name should tell, and which attention it is part of."""
         self.roles.append((role, axis, place))
 
-    def tells_apart(self, axis: Axis) -> None:
-        """Note that positions of the axis are used separately."""
-        axis = resolve(axis)
-        if isinstance(axis, Atom) and axis.reason is None:
-            self.indexed |= axis.sites
+    def tells_apart(self, axis: AnyAxis, start: int, stop: int) -> None:
+        """Note that positions ``start`` to ``stop`` of the axis are used separately."""
+        axis = axis if isinstance(axis, (Index, Family)) else resolve(axis)
+        sites: set[object] = set()
+        if isinstance(axis, Index):
+            sites, start, stop = {axis.site} - {None}, start + axis.offset, stop + axis.offset
+        elif isinstance(axis, Atom) and axis.reason is None:
+            sites = axis.sites
+        for site in sites:
+            self.found_cuts[site] = self.found_cuts.get(site, frozenset()) | {start, stop}
 
     def owned(self, name: str) -> list[Axis] | None:
         """Axes of a parameter or state after the pass; None if no operation used it."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from lightning_topo.neurons.tracing.axes import Atom, Free, Misaligned, freeze
 from lightning_topo.neurons.tracing.flow import Flow
-from lightning_topo.neurons.tracing.packed_axes import AnyAxis, plain
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, plain
 from lightning_topo.neurons.tracing.rules import RULES, pointwise
+from lightning_topo.neurons.tracing.simplify import simplified
 from lightning_topo.neurons.tracing.trace import SHAPE_ONLY, Operation, Trace, Value
 
 _MAX_PASSES = 5
@@ -15,13 +16,14 @@ _MAX_PASSES = 5
 
 def propagate(trace: Trace) -> Flow:
     """Axes of all parameters after the last of as many passes as packed axes need to be told apart."""
-    split_sites: set[object] = set()
+    trace = simplified(trace)
+    cuts: Cuts = {}
     for _ in range(_MAX_PASSES):
-        flow = Flow(trace, split_sites)
+        flow = Flow(trace, cuts)
         _run(flow)
-        if flow.indexed <= split_sites:
+        if flow.found_cuts == cuts:
             break
-        split_sites = split_sites | flow.indexed
+        cuts = flow.found_cuts
     return flow
 
 

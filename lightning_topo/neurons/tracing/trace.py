@@ -25,8 +25,14 @@ SHAPE_ONLY = frozenset((*_LIKE, "rand_like", "randint_like", "randn_like", "zero
 # Operations whose result Python can branch on: a number, or a tensor whose shape depends on values.
 _SEEN_BY_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
 
-# Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. All other
-# buffers are constants, which tell units apart unless they treat them alike (the frequencies of rotary embeddings).
+# Operations that read or write at positions which a tensor of integers names.
+_PUTS = ("index_put", "index_put_", "_index_put_impl_", "index_add", "index_add_", "index_copy", "index_copy_")
+_LOOKUPS = ("index", "_unsafe_index", "index_select", "gather", *_PUTS)
+_MOST_INTEGERS = 2**20
+
+# Buffers that training updates unit by unit: running statistics, and the vectors of spectral normalisation. Others that
+# hold one number everywhere may be of that kind too, and go with the units. All others are constants, which tell units
+# apart unless they treat them alike (the frequencies of rotary embeddings).
 _STATE = re.compile(r"(^|\.)(running_mean|running_var|weight_u|weight_v|_u|_v)$")
 
 
@@ -66,7 +72,7 @@ class Operation:
         outputs: Values that it returned.
         pointwise: Whether each output position comes from the same (broadcast) position of the inputs.
         uniform: Of each fixed input, along which axes all its slices are equal.
-        runs: Of each fixed input that holds consecutive integers, the first of them.
+        integers: Of each fixed input of a lookup that holds integers, these.
     """
 
     name: str
@@ -75,7 +81,7 @@ class Operation:
     outputs: tuple[Value, ...]
     pointwise: bool
     uniform: Mapping[Value, tuple[bool, ...]]
-    runs: Mapping[Value, int] = field(default_factory=dict)
+    integers: Mapping[Value, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -125,14 +131,19 @@ class Recorder(TorchDispatchMode):
             name = canonical_name(name)
             self.trace.owned[name] = self._register(parameter, kind, name)
         for name, buffer in model.named_buffers():
-            if _STATE.search(name):
+            if _STATE.search(name) or _same_everywhere(buffer):
                 name = canonical_name(name)
                 self.trace.owned[name] = self._register(buffer, "state", name)
+        self.reads(call)
+
+    def reads(self, call: ExampleCall) -> Recorder:
+        """The recorder itself, for which the tensors of a further call are inputs too."""
         call.map(lambda tensor: (self._register(tensor, "input"), tensor)[1])
+        return self
 
     def finish(self, output: Any) -> Trace:
-        """The trace, once the model has returned ``output``."""
-        self.trace.results = tuple(self._value(tensor) for tensor in floating_tensors(output))
+        """The trace, once the model has returned ``output``; after several runs that of all."""
+        self.trace.results += tuple(self._value(tensor) for tensor in floating_tensors(output))
         return self.trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -150,7 +161,12 @@ class Recorder(TorchDispatchMode):
         computed = any(live) and name not in SHAPE_ONLY
         fixed = {v: t for v, t, alive in zip(inputs, tensors, live, strict=True) if computed and not alive}
         uniform = {value: self._uniform(value, tensor) for value, tensor in fixed.items()}
-        runs = {value: int(tensor[0]) for value, tensor in fixed.items() if _consecutive(tensor)}
+        integers = {
+            value: tensor.detach().cpu() for value, tensor in fixed.items() if name in _LOOKUPS and _small(tensor)
+        }
+        if name == "as_strided":
+            own = {"self_stride": tensors[0].stride(), "self_offset": tensors[0].storage_offset()}
+            arguments = {**arguments, **own}
         if computed and schema.is_mutable:
             self.trace.written |= {value.memory for value in _written(schema, arguments)}
         memory = inputs[0].memory if inputs and _is_view(schema) else None
@@ -158,7 +174,7 @@ class Recorder(TorchDispatchMode):
             del self._values[tensors[0]]
         outputs = tuple(self._output(tensor, "computed" if computed else "constant", memory) for tensor in results)
         pointwise = torch.Tag.pointwise in func.tags
-        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, runs))
+        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, integers))
 
     def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
         if not isinstance(item, Tensor):
@@ -215,10 +231,16 @@ def _written(schema: Any, arguments: Mapping[str, Any]) -> Iterator[Value]:
             yield from (value,) if isinstance(value, Value) else ()
 
 
+def _same_everywhere(buffer: Tensor) -> bool:
+    real = buffer.is_floating_point() and buffer.layout is torch.strided
+    return real and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
+
+
 def _equal_slices(tensor: Tensor, axis: int) -> bool:
     return tensor.shape[axis] < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
-def _consecutive(tensor: Tensor) -> bool:
-    integers = tensor.ndim == 1 and len(tensor) > 0 and not tensor.is_floating_point() and tensor.dtype != torch.bool
-    return integers and bool((tensor - tensor[0] == torch.arange(len(tensor), device=tensor.device)).all())
+def _small(tensor: Tensor) -> bool:
+    """Whether the tensor holds integers, few enough that a pattern in them is worth looking for."""
+    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return integers and tensor.numel() <= _MOST_INTEGERS

@@ -247,3 +247,35 @@ def test_what_to_do_when_a_training_step_does_not_run_on_a_copy():
     )
     with pytest.raises(ValueError, match=message):
         find_neuron_groups(model, example_inputs_from_batch(model, {"x": X}))
+
+
+class Jagged(nn.Module):
+    """Reads rows of unequal lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).relu()).relu().to_padded_tensor(0.0).sum(1))
+
+
+def test_a_batch_that_cannot_be_shortened_is_taken_whole():
+    rows = [torch.randn(n, 4) for n in (2, 3, 5, 3, 2, 4, 5, 2)]
+    x = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    call = ExampleCall((x,))
+    assert fewer_items(call) is call
+    groups = find_neuron_groups(Jagged(), example_inputs_from_batch(Jagged(), (x, torch.ones(8))))
+    assert [(group.name, len(group.members)) for group in groups] == [("a", 3), ("b", 3)]
+
+
+class Uncut(torch.Tensor):
+    """Takes no slice."""
+
+    def __getitem__(self, index):
+        raise RuntimeError("not to be cut")
+
+
+def test_a_tensor_of_a_class_of_its_own_that_cannot_be_shortened():
+    call = ExampleCall((torch.ones(9, 3).as_subclass(Uncut),))
+    assert fewer_items(call) is call

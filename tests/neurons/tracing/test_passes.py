@@ -1,9 +1,11 @@
 """Propagation over traces written by hand: operations that only other devices run, and unknown ones."""
 
 import pytest
+import torch
 
 from lightning_topo.neurons.tracing.axes import atoms, occurrences
 from lightning_topo.neurons.tracing.passes import propagate
+from lightning_topo.neurons.tracing.rules import RULES
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
 
@@ -86,11 +88,53 @@ def test_experts_chosen_by_index():
     assert {atom.reason for atom in (*atoms(inside), *atoms(units))} == {None}
 
 
+WINDOWED = "position in a window"
+
+
 @pytest.mark.parametrize(
-    ("stride", "reason"), [((12, 4, 1), "model output"), ((12, 1, 3), "operation as_strided cuts its units")]
+    ("size", "stride", "reasons"),
+    [
+        ((2, 3, 4), (12, 4, 1), ["model output"] * 3),
+        ((2, 3, 4), (12, 1, 3), ["model output", WINDOWED, WINDOWED]),  # two axes exchanged, as a view does not
+        ((2, 2, 2, 4), (12, 4, 4, 1), ["model output", WINDOWED, "model output"]),  # overlapping windows
+        ((2, 3, 2, 3), (12, 4, 1, 1), ["model output", "model output", WINDOWED]),
+        ((2, 3, 3), (12, 4, 2), [WINDOWED] * 3),  # reaches into the next row, and the last row elsewhere
+        ((24,), (1,), [WINDOWED] * 3),
+    ],
 )
-def test_strides_other_than_contiguous_are_not_followed(stride, reason):
+def test_strides_that_make_windows(size, stride, reasons):
     weight = parameter("w", 2, 3, 4)
-    step = operation("as_strided", (weight,), (computed(2, 3, 4),), size=[2, 3, 4], stride=list(stride))
+    step = operation("as_strided", (weight,), (computed(*size),), size=list(size), stride=list(stride))
     flow = propagate(trace_of(step, owned=(weight,)))
-    assert {atom.reason for axis in flow.owned("w") for atom in atoms(axis)} == {reason}
+    assert [{atom.reason for atom in atoms(axis)} for axis in flow.owned("w")] == [{reason} for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    ("own", "size", "stride", "reasons"),
+    [
+        ((1, 2, 6), (2, 3, 4), (1, 2, 6), ["model output"] * 3),
+        ((1, 2, 6), (2, 3, 2, 3), (1, 2, 6, 6), ["model output", "model output", WINDOWED]),
+        ((24, 8, 2), (2, 3, 4), (24, 8, 2), ["operation as_strided cuts its units"] * 3),  # every second number
+    ],
+)
+def test_strides_of_a_storage_that_is_laid_out_otherwise(own, size, stride, reasons):
+    weight = parameter("w", 2, 3, 4)
+    options = {"size": list(size), "stride": list(stride), "self_stride": own}
+    flow = propagate(trace_of(operation("as_strided", (weight,), (computed(*size),), **options), owned=(weight,)))
+    assert [{atom.reason for atom in atoms(axis)} for axis in flow.owned("w")] == [{reason} for reason in reasons]
+
+
+# Operations that came after the oldest version of PyTorch that is supported.
+NEWER = {
+    "_grouped_mm",
+    "_fused_rms_norm",
+    "rms_norm",
+    "_safe_softmax",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+}
+
+
+def test_every_rule_is_for_an_operation_that_there_is():
+    missing = {name for name in RULES if not hasattr(torch.ops.aten, name)}
+    assert missing <= (NEWER if torch.__version__ < "2.9" else set())

@@ -23,6 +23,19 @@ def _matrix_product(flow: Flow, op: Operation) -> Results:
     return [_plus_summand(flow, op, [*left[:-1], *right[1:]])]
 
 
+@rule("linear")
+def _linear(flow: Flow, op: Operation) -> Results:
+    """Comes as one operation where the input is a nested tensor."""
+    weight, bias = op.arguments["weight"], op.arguments["bias"]
+    *places, read = flow.axes(op, op.arguments["input"])
+    made, contracted = flow.axes(op, weight)
+    unify(read, contracted)
+    if bias is not None:
+        made = unify(made, flow.axes(op, bias)[0])
+    flow.makes(weight, made)
+    return [[*places, made]]
+
+
 @rule("bmm", "baddbmm", "baddbmm_")
 def _batched_product(flow: Flow, op: Operation) -> Results:
     first, second = _factors(op)
@@ -133,12 +146,18 @@ def _plus_summand(flow: Flow, op: Operation, axes: list[Axis]) -> list[Axis]:
 
 
 def _convolved(flow: Flow, op: Operation, n_spatial: int) -> Sequence[Axis]:
-    """Spatial axes of the result; a kernel of one position leaves them as they are."""
+    """Spatial axes of the result; those along which the kernel has one position stay as they are."""
+    if not n_spatial:
+        return []
     values = op.arguments
-    before = flow.axes(op, values["input"])[-n_spatial:] if n_spatial else []
-    still = all(size == 1 for size in (*values["weight"].shape[2:], *values["stride"])) and not any(values["padding"])
-    if still and not any(values["output_padding"]):
-        return before
-    for axis in before:
-        freeze(axis, "position")
-    return positions(op.outputs[0])[-n_spatial:]
+    kernel = values["weight"].shape[2:]
+    moves = [values["stride"], *(values[name] for name in ("padding", "output_padding"))]
+    strides, *pads = ([*given] * (n_spatial if len(given) == 1 else 1) for given in moves)
+    result: list[Axis] = []
+    before, after = flow.axes(op, values["input"])[-n_spatial:], positions(op.outputs[0])[-n_spatial:]
+    for dim, (axis, position) in enumerate(zip(before, after, strict=True)):
+        still = kernel[dim] == strides[dim] == 1 and not any(pad[dim] for pad in pads)
+        if not still:
+            freeze(axis, "position")
+        result.append(axis if still else position)
+    return result

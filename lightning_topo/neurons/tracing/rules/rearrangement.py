@@ -11,15 +11,18 @@ from lightning_topo.neurons.tracing.axes import (
     Axis,
     Free,
     Misaligned,
+    atoms,
     concat,
+    factor_or_frozen,
     freeze,
     frozen,
     product,
-    segment,
+    segment_or_frozen,
     unify,
 )
 from lightning_topo.neurons.tracing.flow import Flow
-from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, pick, plain, reshape, some
+from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, narrowed, plain, reshape
+from lightning_topo.neurons.tracing.positions import taken_at
 from lightning_topo.neurons.tracing.rules.registry import Results, rule
 from lightning_topo.neurons.tracing.trace import Operation
 
@@ -38,17 +41,56 @@ def _reordered(flow: Flow, op: Operation) -> Results:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "reshape_as", "flatten", "unflatten")
 def _reshaped(flow: Flow, op: Operation) -> Results:
-    return [reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.split_sites, flow.time)]
+    reason = f"operation {op.name} cuts its units"
+    return [
+        reshape(flow.raw(op, op.inputs[0]), op.outputs[0].shape, flow.cuts, (op.inputs[0], op.outputs[0].shape), reason)
+    ]
 
 
 @rule("as_strided", "as_strided_")
 def _strided(flow: Flow, op: Operation) -> Results:
-    """Only what stays contiguous can be followed: pooling so notes the memory format of its result."""
-    axes, shape, stride = flow.raw(op, op.inputs[0]), op.arguments["size"], op.arguments["stride"]
-    long = [dim for dim, size in enumerate(shape) if size > 1]
-    contiguous = [math.prod(shape[dim + 1 :]) for dim in long]
-    if [stride[dim] for dim in long] != contiguous:
-        raise Misaligned
+    """Axes of the storage that keep their stride stay; those of windows into it are positions."""
+    axes, before = flow.axes(op, op.inputs[0]), op.inputs[0].shape
+    strides = op.arguments.get("self_stride", [math.prod(before[dim + 1 :]) for dim in range(len(before))])
+    if not _dense(before, strides):
+        raise Misaligned  # the storage holds more than the tensor
+    began, given = op.arguments.get("self_offset", 0), op.arguments.get("storage_offset")
+    offset = 0 if given is None else given - began
+    after = list(zip(op.arguments["size"], op.arguments["stride"], strict=True))
+    kept = {dim for dim, size in enumerate(before) if size > 1 and _untouched(size, strides[dim], after, offset)}
+    for dim, axis in enumerate(axes):
+        if dim not in kept:
+            freeze(axis, "position in a window")
+    by_stride = {(before[dim], strides[dim]): axes[dim] for dim in kept}
+    return [[Free(1) if size == 1 else by_stride.get((size, stride), Atom(size, "position")) for size, stride in after]]
+
+
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the numbers of a tensor lie side by side, whatever the order of its axes."""
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _untouched(size: int, stride: int, after: Sequence[tuple[int, int]], offset: int) -> bool:
+    """Whether an axis of the storage is one of the strided tensor's, and no other axis of that reaches across it."""
+    others = [(n, step) for n, step in after if n > 1 and (n, step) != (size, stride)]
+    inner = sum((n - 1) * step for n, step in others if step < stride)
+    outer = [step for _, step in others if step >= stride]
+    whole = len([1 for n, step in after if (n, step) == (size, stride)]) == 1
+    return whole and offset % (stride * size) + inner < stride and all(step % (stride * size) == 0 for step in outer)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channels_shuffled(flow: Flow, op: Operation) -> Results:
+    """Channels in groups are read one of each group at a time."""
+    axes = flow.axes(op, op.arguments["self"])
+    dim = max(len(axes) - 3, 0)
+    groups, channels = factor_or_frozen(axes[dim], op.arguments["groups"], "its layout does not fit the groups")
+    axes[dim] = product((channels, groups))
     return [axes]
 
 
@@ -102,9 +144,9 @@ def _sliced(flow: Flow, op: Operation) -> Results:
     size, step = axes[dim].size, op.arguments["step"]
     start, stop, _ = slice(op.arguments["start"], op.arguments["end"]).indices(size)
     if step != 1:
-        (axis,) = plain(axes[dim : dim + 1])
-        freeze(axis, "only some of its positions are used")
-        return [[*plain(axes[:dim]), Atom(op.outputs[0].shape[dim], "a part of an axis"), *plain(axes[dim + 1 :])]]
+        kept = plain(axes)
+        kept[dim] = taken_at(kept[dim], range(start, stop, step), "only some of its positions are used")
+        return [kept]
     return [taken(flow, axes, dim, start, stop)]
 
 
@@ -123,6 +165,8 @@ def _joined(flow: Flow, op: Operation) -> Results:
     values = [value for value in op.arguments["tensors"] if value.shape != (0,)]  # torch.cat skips those
     parts = [flow.axes(op, value) for value in values]
     dim = op.arguments["dim"] % len(parts[0])
+    if len(set(values)) == 1:
+        return [[product((Free(len(values)), axis)) if i == dim else axis for i, axis in enumerate(parts[0])]]
     aligned = enumerate(zip(*parts, strict=True))
     return [[concat(axes) if position == dim else _common(axes) for position, axes in aligned]]
 
@@ -132,7 +176,9 @@ def _stacked(flow: Flow, op: Operation) -> Results:
     """What is stacked may be taken apart again (the last states of all layers), so it need not agree."""
     parts = [flow.axes(op, value) for value in op.arguments["tensors"]]
     dim = op.arguments["dim"] % (len(parts[0]) + 1)
-    index = Index(len(parts))
+    if len(set(op.arguments["tensors"])) == 1:
+        return [[*parts[0][:dim], Free(len(parts)), *parts[0][dim:]]]
+    index = Index((Free(1),) * len(parts))
     result = [axes[0] if _agree(axes) else Family(index, axes) for axes in zip(*parts, strict=True)]
     if not any(isinstance(axis, Family) for axis in result):
         return [[*result[:dim], Atom(len(parts), "position in a stack") if len(parts) > 1 else Free(1), *result[dim:]]]
@@ -146,6 +192,18 @@ def _padded(flow: Flow, op: Operation) -> Results:
     for back, (left, right) in enumerate(zip(pads[::2], pads[1::2], strict=True), start=1):
         axes[-back] = _pad(axes[-back], left, right)
     return [axes]
+
+
+@rule("to_padded_tensor")
+def _padded_rows(flow: Flow, op: Operation) -> Results:
+    """Rows of unequal lengths become one tensor."""
+    axes, shape = flow.axes(op, op.inputs[0]), op.outputs[0].shape
+    result = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis.size != size:
+            freeze(axis, "position")
+        result.append(axis if axis.size == size else Atom(size, "position"))
+    return [result]
 
 
 @rule("unfold")
@@ -204,15 +262,12 @@ def taken(flow: Flow, axes: Sequence[AnyAxis], dim: int, start: int, stop: int) 
     axis = axes[dim]
     if stop - start == axis.size:
         return list(axes)
-    if isinstance(axis, Index) and stop - start == 1:
-        picked = pick(axes, axis, start)
-        return [*picked[:dim], Free(1), *picked[dim:]]
-    if isinstance(axis, Index) and stop > start:
-        return some(axes, axis, start, stop)
+    flow.tells_apart(axis, start, stop)
+    if isinstance(axis, Index) and (narrow := narrowed(axes, dim, start, stop)):
+        return narrow
     given_up = plain(axes) if isinstance(axis, (Index, Family)) else axes
     (axis,) = plain(given_up[dim : dim + 1])
-    flow.tells_apart(axis)
-    piece = segment(axis, start, stop) if stop > start else Free(0)
+    piece = segment_or_frozen(axis, start, stop, f"cut at {start} and {stop}") if stop > start else Free(0)
     return [*given_up[:dim], piece, *given_up[dim + 1 :]]
 
 
@@ -232,9 +287,9 @@ def _common(axes: Sequence[Axis]) -> Axis:
 
 
 def _pad(axis: Axis, left: int, right: int) -> Axis:
-    if frozen(axis):
+    if frozen(axis) and any(True for _ in atoms(axis)):
         return Atom(axis.size + left + right, "position")
-    kept = segment(axis, max(-left, 0), axis.size - max(-right, 0))
+    kept = segment_or_frozen(axis, max(-left, 0), axis.size - max(-right, 0), "only some of its positions are used")
     return concat(part for part in (Free(max(left, 0)), kept, Free(max(right, 0))) if part.size)
 
 

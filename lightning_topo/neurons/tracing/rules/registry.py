@@ -35,7 +35,6 @@ def positions(value: Value) -> list[Axis]:
     "hardswish", "hardswish_", "relu6_", "threshold_", "log_sigmoid_forward", "floor_divide", "rsub", "complex", "polar"
 )
 @rule("elu", "leaky_relu", "hardtanh", "hardsigmoid", "softplus", "mish", "threshold", "softshrink", "hardshrink")
-@rule("polar")
 def pointwise(flow: Flow, op: Operation) -> Results:
     """Each position of the result comes from the same, broadcast position of the inputs."""
     shape = op.outputs[0].shape
@@ -52,7 +51,7 @@ def pointwise(flow: Flow, op: Operation) -> Results:
     return [axes] * len(op.outputs)
 
 
-@rule("clone", "detach", "alias", "_to_copy", "lift_fresh")
+@rule("clone", "detach", "alias", "_to_copy", "lift_fresh", "_conj", "_neg_view")
 def _same(flow: Flow, op: Operation) -> Results:
     return [flow.raw(op, op.inputs[0])]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lightning_topo.neurons.tracing.axes import Atom, factor, freeze, product, unify
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation
 
-_POOLS = ("{}_pool{}d", "{}_pool{}d_with_indices", "adaptive_{}_pool{}d", "_adaptive_{}_pool{}d")
+_MAX_POOLS = ("max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")
+_AVERAGES = ("avg_pool{}d", "adaptive_avg_pool{}d")
 _RESIZES = ("reflection_pad{}d", "replication_pad{}d", "upsample_nearest{}d", "_upsample_nearest_exact{}d")
 _INTERPOLATIONS = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
 _SPATIAL = (
-    *(name.format(kind, n) for name in _POOLS for kind in ("max", "avg") for n in (1, 2, 3)),
-    *(name.format(n) for name in _RESIZES for n in (1, 2, 3)),
+    *(name.format(n) for name in (*_MAX_POOLS, *_AVERAGES, *_RESIZES) for n in (1, 2, 3)),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
     *(*_INTERPOLATIONS, "upsample_trilinear3d", "_upsample_bicubic2d_aa"),
 )
 
@@ -24,9 +26,40 @@ def _spatial(flow: Flow, op: Operation) -> Results:
     """Pooling, resizing and padding of the last axes, each channel by itself."""
     n_spatial = next(int(character) for character in op.name if character.isdigit())
     axes = flow.axes(op, op.inputs[0])
-    for axis in axes[-n_spatial:]:
-        freeze(axis, "position")
-    return [[*axes[:-n_spatial], *positions(value)[-n_spatial:]] for value in op.outputs]
+    still = _still(op, n_spatial)
+    for axis, stays in zip(axes[-n_spatial:], still, strict=True):
+        if not stays:
+            freeze(axis, "position")
+    return [
+        [
+            *axes[:-n_spatial],
+            *(
+                axis if stays else position
+                for axis, position, stays in zip(axes[-n_spatial:], positions(value)[-n_spatial:], still, strict=True)
+            ),
+        ]
+        for value in op.outputs
+    ]
+
+
+def _still(op: Operation, n_spatial: int) -> list[bool]:
+    """Of each spatial axis, whether pooling leaves its positions as they are."""
+    if "pool" not in op.name:
+        return [False] * n_spatial
+    if "adaptive" in op.name:
+        before, after = op.inputs[0].shape[-n_spatial:], op.outputs[0].shape[-n_spatial:]
+        return [one == other for one, other in zip(before, after, strict=True)]
+    kernel, stride, padding = (
+        _each(op.arguments.get(name), n_spatial) for name in ("kernel_size", "stride", "padding")
+    )
+    stride = stride or kernel
+    return [k == 1 and s == 1 and p == 0 for k, s, p in zip(kernel, stride, padding or [0] * n_spatial, strict=True)]
+
+
+def _each(value: Any, n: int) -> list[int]:
+    """An argument that is given once for all axes, or once for each."""
+    values = [value] if isinstance(value, int) else list(value or ())
+    return values * n if len(values) == 1 else values
 
 
 @rule("max_unpool2d", "max_unpool3d")
@@ -39,7 +72,7 @@ def _unpooled(flow: Flow, op: Operation) -> Results:
     return [[*(unify(axis, place) for axis, place in leading), *positions(op.outputs[0])[-n_spatial:]]]
 
 
-@rule("grid_sampler_2d", "grid_sampler_3d")
+@rule("grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler")
 def _sampled_on_grid(flow: Flow, op: Operation) -> Results:
     """Each channel is read at the places of the grid, whose last axis holds coordinates."""
     (batch, channels, *spatial), (grids, *places, coordinates) = map(flow.axes, (op, op), op.inputs[:2])
@@ -48,7 +81,7 @@ def _sampled_on_grid(flow: Flow, op: Operation) -> Results:
     return [[unify(batch, grids), channels, *places]]
 
 
-@rule("affine_grid_generator")
+@rule("affine_grid_generator", "cudnn_affine_grid_generator")
 def _affine_grid(flow: Flow, op: Operation) -> Results:
     batch, *matrix = flow.axes(op, op.arguments["theta"])
     for axis in matrix:
