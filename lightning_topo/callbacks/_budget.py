@@ -155,7 +155,7 @@ class OverheadBudget:
         With a ``kind`` it is charged to that kind, not to the measurement admitted last.
         """
         on_cuda = device is not None and device.type == "cuda"
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_cuda else []
+        events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_cuda else []
         if on_cuda:
             events[0].record(torch.cuda.current_stream(device))
         began = self._clock()

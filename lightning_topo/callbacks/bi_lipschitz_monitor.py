@@ -229,6 +229,10 @@ class BiLipschitzMonitor(OptionedCallback):
         """Find the groups, once, and listen to the optimizers, also to those that have taken the place of others."""
         if not self._neurons.ready:
             self._find(trainer, pl_module, batch)
+        elif self._neurons.changed(trainer.optimizers):
+            with self._budget.spending(pl_module.device, kind="discovery"):
+                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._listen(trainer)
         elif self._neurons.found:
             if not self._hooks.attached_to(trainer.optimizers):
                 self._listen(trainer)
@@ -279,6 +283,8 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def _begin(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons whose turn it is, if the budget allows it."""
+        if self._neurons.changed(self._trainer.optimizers):
+            return  # within this batch; they are found again at the next
         guess = run_time = 0.0
         if self.max_overhead is not None and self._processes.lead and not self._budget.knows(""):
             with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):

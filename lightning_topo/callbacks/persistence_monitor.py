@@ -51,7 +51,8 @@ class PersistenceMonitor(OptionedCallback):
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
     and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
     the first included: the neurons of the start are kept, and measured as soon as the length of the run is known and
-    there is time for it. Groups that take more take turns.
+    there is time for it. Groups that take more take turns. Where parameters are replaced in the fit (pruning, a layer
+    that has grown), the groups are found again, and of neurons that are others now drift is counted anew.
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
@@ -220,13 +221,24 @@ class PersistenceMonitor(OptionedCallback):
         """Measure when a due number of optimizer steps is reached, and what is left of the start."""
         if self._neurons.found:
             if multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
+                self._find_again(trainer, pl_module, batch)
                 self._measure(trainer, pl_module)
             elif self._kept and self._length is not None and self._length.doubled():
                 self._measure_starts(trainer)
 
+    def _find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
+        if self._neurons.changed(trainer.optimizers):
+            with self._budget.spending(pl_module.device, kind="discovery"):
+                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            names = [group.name for group in self._neurons.found]
+            self._turns = list(self._neurons.found)
+            self._kept = {name: kept for name, kept in self._kept.items() if name in names}
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what training ended with."""
         if self._neurons.found:
+            self._find_again(trainer, pl_module, None)
             self._measure(trainer, pl_module)
             self._figures.draw_last(trainer)
             if self._processes.lead and self._budget.left_all_out:

@@ -18,7 +18,7 @@ from lightning_topo.callbacks._processes import Processes
 from lightning_topo.callbacks._state import SavedState, count, figures
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks.log_keys import CLIPPING
-from lightning_topo.clipping import GroupUpdate, StepClipper, require_criticality
+from lightning_topo.clipping import FiniteGuard, GroupUpdate, StepClipper, require_criticality
 from lightning_topo.sharding import measured_model, require_whole_updates
 from lightning_topo.updates import StepHooks, UnseenUpdates
 
@@ -62,7 +62,9 @@ class TopologicalStepClipping(OptionedCallback):
     smallest that one of them needs, and parameters in no group the smallest of all. The optimizer's running means of
     gradients (momentum, Adam's first moment) start anew for what was scaled back. So no update merges two neurons
     (arXiv 2510.02670, section 3), and rates far above η* train where plain training diverges. Where the bound is never
-    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone.
+    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone,
+    also one of an optimizer that moves no neuron. Where parameters are replaced in the fit (pruning, a layer that has
+    grown), the groups are found again.
 
     It bounds how neurons move relative to each other, not how all of them move together: an instability in which all
     move alike (as in small teacher regressions) it does not stop.
@@ -118,6 +120,8 @@ class TopologicalStepClipping(OptionedCallback):
         self._model: Any = None
         self._unseen: UnseenUpdates | None = None
         self._clippers: dict[int, StepClipper] = {}
+        self._guards: dict[int, FiniteGuard] = {}
+        self._of_neurons: set[int] = set()
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
 
@@ -161,22 +165,29 @@ class TopologicalStepClipping(OptionedCallback):
         if not self.active:
             return
         if not self._neurons.ready:
-            self._find(trainer, pl_module, batch)
-        elif not self._hooks.attached_to(trainer.optimizers):
+            self._neurons.find(trainer, pl_module, batch, self._processes)
+            self._watch(trainer, pl_module)
+            if self._processes.lead:
+                with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                    write_layout(trainer)
+        elif self._neurons.changed(trainer.optimizers):
+            self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._watch(trainer, pl_module)
+        if not self._hooks.attached_to(trainer.optimizers):
             self._hooks.attach(trainer.optimizers)
-            self._clippers = {}
+            self._clippers, self._guards = {}, {}
         if self._unseen is not None and self._unseen.noticed():
             raise RuntimeError(_UNSEEN)
         every = trainer.log_every_n_steps
         self._logs_now = every > 0 and (logger_step(trainer) + 1) % every == 0
 
-    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        found = self._neurons.find(trainer, pl_module, batch, self._processes)
-        self._model, self._clippers = measured_model(trainer, pl_module), {}
-        self._unseen = UnseenUpdates((p for group in found for p in group.parameters(self._model)), every_batch=True)
-        if self._processes.lead:
-            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
-                write_layout(trainer)
+    def _watch(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the updates of the groups that were found within the bound from here on."""
+        self._model = measured_model(trainer, pl_module)
+        self._clippers, self._guards = {}, {}
+        parameters = [p for group in self._neurons.found for p in group.parameters(self._model)]
+        self._of_neurons = {id(parameter) for parameter in parameters}
+        self._unseen = UnseenUpdates(parameters, every_batch=True)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -220,12 +231,17 @@ class TopologicalStepClipping(OptionedCallback):
             )
         if index in self._clippers:
             self._clippers[index].before()
+        else:
+            self._guards.setdefault(index, FiniteGuard(optimizer, self._processes.agreed)).before()
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
         """Scale the update back where it is too large."""
         if self._unseen is not None:
             self._unseen.seen = True
-        if index not in self._clippers or not self._listening():
+        if not self._listening():
+            return
+        if index not in self._clippers:
+            self._guard(index)
             return
         clipper = self._clippers[index]
         self.clipped_updates += clipper.after(exact=self._logs_now)
@@ -236,9 +252,15 @@ class TopologicalStepClipping(OptionedCallback):
         if self._logs_now:
             self._latest += clipper.last
 
+    def _guard(self, index: int) -> None:
+        """Undo an update of other parameters than neurons' where it is not finite."""
+        if index in self._guards:
+            self._guards[index].after()
+            if self._guards[index].undone:
+                self._warn_undone(logger_step(self._trainer))
+
     def _moves_neurons(self, optimizer: Optimizer) -> bool:
-        neurons = {id(p) for group in self._neurons.found for p in group.parameters(self._model)}
-        return any(id(p) in neurons for settings in optimizer.param_groups for p in settings["params"])
+        return any(id(p) in self._of_neurons for settings in optimizer.param_groups for p in settings["params"])
 
     def _warn_of(self, clipper: StepClipper, step: int) -> None:
         if clipper.diverged:
@@ -248,11 +270,14 @@ class TopologicalStepClipping(OptionedCallback):
                 kind="diverged",
             )
         elif any(math.isinf(update.criticality_before) for update in clipper.last):
-            self._announcer.warn_once(
-                f"The update at step {step} made parameters NaN or infinite and was undone; later ones will be, "
-                "too, without a word. Check the loss for what makes its gradient so.",
-                kind="undone",
-            )
+            self._warn_undone(step)
+
+    def _warn_undone(self, step: int) -> None:
+        self._announcer.warn_once(
+            f"The update at step {step} made parameters NaN or infinite and was undone; later ones will be, "
+            "too, without a word. Check the loss for what makes its gradient so.",
+            kind="undone",
+        )
 
 
 def _metrics(updates: Iterable[GroupUpdate]) -> dict[str, float]:

@@ -51,9 +51,9 @@ class StepClipper:
 
     and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
     could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
-    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing.
-    Those of an optimizer that it wraps are found, whatever their names.
-    All neurons count that rounding can tell apart (see ``functional.bi_lipschitz``). An update that makes a parameter
+    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing;
+    those of optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart
+    (see ``functional.bi_lipschitz``). An update that makes a parameter
     NaN or infinite is undone, and the optimizer forgets what is not finite.
 
     Memory: three copies of the parameters, and the points of a few groups during a step.

@@ -4,6 +4,7 @@ from lightning_topo.updates.bound_watch import BoundWatch
 from lightning_topo.updates.cost import expected_seconds
 from lightning_topo.updates.measurement import Arrival, Measurement
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
+from lightning_topo.updates.parameter_places import ParameterPlaces
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
 from lightning_topo.updates.step_hooks import StepHooks, is_step_hook
@@ -18,6 +19,7 @@ __all__ = [
     "MeasuredSet",
     "Measurement",
     "MovedGroups",
+    "ParameterPlaces",
     "ParametersBefore",
     "Placement",
     "StepHooks",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_topo.neurons import Member, NeuronGroup
+from lightning_topo.updates.parameter_places import ParameterPlaces
 
 # Groups are put together up to this many coordinates (512 MiB in single precision); more make another set.
 _MOST_COORDINATES = 2**27
@@ -148,8 +149,8 @@ class Placement:
             for kind, members in found.items()
             for part in _bounded(_alike([layout for layout, _ in kind], members))
         ]
-        self._owners = _owners(model, self.parameters)
-        self._places = [(p.device, p.dtype, p.shape) for p in self.parameters]
+        self._places = ParameterPlaces(model, self.parameters)
+        self._kinds = [(p.device, p.dtype, p.shape) for p in self.parameters]
 
     def _slot(self, parameter: nn.Parameter) -> int:
         if id(parameter) not in self._slots:
@@ -163,19 +164,11 @@ class Placement:
 
     @property
     def holds(self) -> bool:
-        """Whether the model's parameters are still the same objects, of the same shape and in the same place.
-
-        Pruning and parametrisations put others in their stead, and so does whoever moves the model or lets a layer
-        grow.
-        """
-        for (table, key), parameter, (device, dtype, shape) in zip(
-            self._owners, self.parameters, self._places, strict=True
-        ):
-            if table.get(key) is not parameter or parameter.shape != shape:
-                return False
-            if parameter.device != device or parameter.dtype != dtype:
-                return False
-        return True
+        """Whether the model's parameters are still the same objects, of the same shape and in the same place."""
+        return self._places.hold and all(
+            parameter.shape == shape and parameter.device == device and parameter.dtype == dtype
+            for parameter, (device, dtype, shape) in zip(self.parameters, self._kinds, strict=True)
+        )
 
 
 def _alike(layouts: Sequence[Layout], members: list[tuple[NeuronGroup, dict[Layout, list[int]]]]) -> AlikeGroups:
@@ -191,13 +184,3 @@ def _alike(layouts: Sequence[Layout], members: list[tuple[NeuronGroup, dict[Layo
 def _bounded(alike: AlikeGroups) -> list[AlikeGroups]:
     n, dimension = alike.shape
     return alike.split(max(1, _MOST_COORDINATES // max(1, n * dimension)))
-
-
-def _owners(model: nn.Module, parameters: Sequence[nn.Parameter]) -> list[tuple[dict[str, nn.Parameter | None], str]]:
-    """For each parameter the table of the module that holds it, and its name there."""
-    places: dict[int, tuple[dict[str, nn.Parameter | None], str]] = {}
-    for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None:
-                places.setdefault(id(parameter), (module._parameters, key))
-    return [places[id(parameter)] for parameter in parameters]

@@ -135,8 +135,13 @@ class UpdateMeter:
 
     @torch.no_grad()
     def after(self) -> Measurement | None:
-        """Compare them with what they are now; to be called after the step. None where another process compares."""
+        """Compare them with what they are now; to be called after the step.
+
+        None where another process compares, and where parameters have been replaced meanwhile.
+        """
         taken, self._taken = self._taken, []
+        if not self._placement.holds:
+            return None
         # All are read before any is compared: what fails in the first process must not keep the others waiting.
         drawn = {id(one): one.after() for one, _ in taken if isinstance(one, DrawnSample)}
         if not self._compares:

@@ -286,6 +286,7 @@ def test_a_step_that_the_gradient_scaler_skips(classifier):
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     clipping = lt.TopologicalStepClipping(BOUND, groups=BY_HAND)
     clipping._neurons.found, clipping._model = tuple(BY_HAND), module
+    clipping._of_neurons = {id(parameter) for group in BY_HAND for parameter in group.parameters(module)}
     batches = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
     clipping._trainer = SimpleNamespace(callbacks=[clipping], fit_loop=batches)
     clipping._hooks.attach([optimizer])
