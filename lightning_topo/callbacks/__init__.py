@@ -3,7 +3,7 @@
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
 from lightning_topo.callbacks.learning_rate_finder import TopologicalLearningRateFinder
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
-from lightning_topo.callbacks.rate_control import TopologicalRateControl
+from lightning_topo.callbacks.rate_control import ControlRecord, TopologicalRateControl
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
 from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
 
@@ -11,6 +11,7 @@ __all__ = [
     "BiLipschitzMonitor",
     "BiLipschitzRecord",
     "ClippingRecord",
+    "ControlRecord",
     "PersistenceMonitor",
     "PersistenceRecord",
     "SharpnessMonitor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
 from lightning_topo.callbacks._processes import Processes, hidden_updates
@@ -38,6 +40,23 @@ _PLANNED_SHARE = 0.6
 _MOST_UPDATES = 64
 # Updates in a window where the time allows it: longer ones know too late, shorter ones count noise that cancels.
 _WINDOW = 10
+
+
+@dataclass(frozen=True)
+class ControlRecord:
+    """The rate of one update.
+
+    Attributes:
+        step: Step under which it was logged.
+        optimizer: Number of the optimizer.
+        learning_rate: η, the largest rate among the parameter groups.
+        critical_lr: η* as it was measured last.
+    """
+
+    step: int
+    optimizer: int
+    learning_rate: float
+    critical_lr: float
 
 
 class TopologicalRateControl(OptionedCallback):
@@ -79,6 +98,7 @@ class TopologicalRateControl(OptionedCallback):
         every_n_train_steps: Updates in a window; None: 10, or more where ``max_overhead`` wants it.
 
     Attributes:
+        history: List of ``ControlRecord``, of the updates that were logged.
         learning_rates: The rate of the last update of each optimizer, by its number.
 
     Raises:
@@ -111,6 +131,7 @@ class TopologicalRateControl(OptionedCallback):
         self.every_n_train_steps = (
             None if every_n_train_steps is None else require_positive_int("every_n_train_steps", every_n_train_steps)
         )
+        self.history: list[ControlRecord] = []
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
@@ -324,18 +345,10 @@ class TopologicalRateControl(OptionedCallback):
         """Log the rates, as often as Lightning logs."""
         every = trainer.log_every_n_steps
         if self._controllers and every > 0 and (logger_step(trainer) + 1) % every == 0:
-            self._writer.write(trainer, self._metrics(), self._processes)
-
-    def _metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        controlled = self._controlled()
-        for index, controller in controlled:
-            rate, critical = controller.learning_rate, controller.critical_lr
-            values = {"learning_rate": rate, "critical_lr": critical, "share": rate / critical}
-            for name, value in values.items():
-                several = len(controlled) > 1
-                metrics[CONTROL.of_group(f"optimizer_{index}", name) if several else CONTROL.of_run(name)] = value
-        return metrics
+            step = logger_step(trainer)
+            records = [ControlRecord(step, i, one.learning_rate, one.critical_lr) for i, one in self._controlled()]
+            remember(self.history, records)
+            self._writer.write(trainer, _metrics(records), self._processes)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say at which rates was trained, and listen no more."""
@@ -372,6 +385,17 @@ _UNSEEN = (
     "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
     "call its step()."
 )
+
+
+def _metrics(records: list[ControlRecord]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for record in records:
+        values = {"learning_rate": record.learning_rate, "critical_lr": record.critical_lr}
+        values["share"] = record.learning_rate / record.critical_lr
+        for name, value in values.items():
+            key = CONTROL.of_run(name) if len(records) == 1 else CONTROL.of_group(f"optimizer_{record.optimizer}", name)
+            metrics[key] = value
+    return metrics
 
 
 def _total_updates(trainer: Any) -> float:

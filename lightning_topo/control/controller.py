@@ -16,6 +16,7 @@ from lightning_topo.control.base_rates import base_rates, require_controllable, 
 from lightning_topo.control.rule import RateRule, RateState
 from lightning_topo.control.schedule_shape import Shape
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.sharding import held_here
 from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter, expected_seconds
 
 # A window ends when this share of the K that is predicted of an update is above what the rule remembers.
@@ -150,7 +151,7 @@ class RateController:
             self._sum, self._count, self._opened = 0.0, 0, True
         if self.state.smoothed is None:
             held = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self._first = ParametersBefore(held)
+            self._first = ParametersBefore(held_here(held))
             self._first.take()
 
     @torch.no_grad()

@@ -41,6 +41,13 @@ def test_step_clipping(tmp_path):
     assert "16 η*" in done.stdout
 
 
+@pytest.mark.timeout(600)
+def test_no_learning_rate(tmp_path):
+    done = run("no_learning_rate.py", "--log-dir", "logs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "logs").glob("with*/lr=*/events*"))) == 8
+
+
 def many_processes(strategy, accelerator, devices, cwd):
     output = cwd / f"{strategy}.json"
     options = ["--strategy", strategy, "--accelerator", accelerator, "--devices", str(devices), "--output", str(output)]
