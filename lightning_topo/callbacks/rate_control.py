@@ -82,8 +82,8 @@ class TopologicalRateControl(OptionedCallback):
     and manual optimization (each optimizer its own rate), weight averaging, ``torch.compile``, DDP and FSDP2.
     ``TopologicalStepClipping`` beside it bounds updates that jump; a learning-rate finder is not needed.
 
-    Logged every ``log_every_n_steps`` as ``control/{learning_rate, critical_lr, share}``; of several optimizers as
-    ``control/optimizer_<i>/...``.
+    Logged every ``log_every_n_steps`` as ``control/{learning_rate, critical_lr, share}`` and the logarithms of the
+    first two; of several optimizers as ``control/optimizer_<i>/...``.
 
     Args:
         share: Share of η* to train at, in (0, 1].
@@ -136,7 +136,7 @@ class TopologicalRateControl(OptionedCallback):
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
         self._neurons = FoundGroups(groups, self._announcer, required=True)
-        self._hooks = StepHooks(self._before_step, self._after_step)
+        self._hooks = StepHooks(self._before_step, self._after_step, sets_rates=True)
         self._processes = Processes()
         self._saved: dict[int, dict[str, Any]] = {}
         self._forget_fit()
@@ -235,9 +235,11 @@ class TopologicalRateControl(OptionedCallback):
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        rates = ("learning_rate", "critical_lr")
-        charts = {"learning rate η and critical learning rate η*": [CONTROL.of_run(name) for name in rates]}
-        return charts
+        logarithms = [CONTROL.of_run(f"log10_{name}") for name in ("learning_rate", "critical_lr")]
+        return {
+            "learning rate η": [CONTROL.of_run("learning_rate")],
+            "learning rate η and critical learning rate η*, log10": logarithms,
+        }
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Set the rates."""
@@ -391,6 +393,7 @@ def _metrics(records: list[ControlRecord]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in records:
         values = {"learning_rate": record.learning_rate, "critical_lr": record.critical_lr}
+        values |= {f"log10_{name}": math.log10(value) for name, value in values.items() if value > 0}
         values["share"] = record.learning_rate / record.critical_lr
         for name, value in values.items():
             key = CONTROL.of_run(name) if len(records) == 1 else CONTROL.of_group(f"optimizer_{record.optimizer}", name)

@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_topo._user_warning import warn_user
+from lightning_topo.updates import rates_are_controlled
 
 # Rates that are set are computed by another expression, in single precision where they are tensors.
 _TOLERANCE = 1e-3
@@ -36,6 +37,9 @@ class RateWatch:
             self._handles.pop(key).remove()
 
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if rates_are_controlled(optimizer):  # which has said so itself
+            self._expected.pop(id(optimizer), None)
+            return
         for group, expected in zip(optimizer.param_groups, self._expected.pop(id(optimizer), ()), strict=False):
             rate = float(group["lr"])
             if abs(rate - expected) > _TOLERANCE * abs(expected):

@@ -105,7 +105,7 @@ def piece_of(tensor: Tensor) -> Piece | None:
     return _box(tensor) if hasattr(tensor, "placements") else None
 
 
-def held_here(parameters: Iterable[Tensor]) -> list[Tensor]:
+def held_here(parameters: Iterable[Any]) -> list[Tensor]:
     """What this process holds of each parameter, sharing its memory: the shard of a DTensor, a plain tensor itself."""
     return [p.detach().to_local() if hasattr(p, "placements") else p for p in parameters]
 
