@@ -23,7 +23,11 @@ class TopologicalLearningRateFinder(Callback):
     the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Training
     then starts, from the state it was about to start from, at ``safety · η*``. The batches run through Lightning's own
     training loop, so precision, clipping, accumulation, manual optimization and DDP are the run's; validation,
-    callbacks and loggers see nothing, and weights, optimizer, counters, random state and batch order are put back.
+    callbacks and loggers see nothing, and weights, optimizer, counters, random state and batch order are put back. So
+    are data sets and what they count, and the random generators to which the module, its data, and the globals and
+    closures that their code names lead. Not put back are other globals, attributes of classes, files that were written
+    and iterators that a data set keeps; of these the search warns before it begins. Signals wait until the run is as it
+    was, and are then answered; Ctrl-C ends a batch at once.
 
     Reference: arXiv 2510.02670, section 3.
 
@@ -127,6 +131,7 @@ class TopologicalLearningRateFinder(Callback):
             self.result = None  # what is known of another run is none of this one's, also if the search fails
             self.result, self._watch = self._finder.run(trainer, pl_module, batch)
             self._log(trainer, pl_module)
+        self._show(trainer)
         self._run, self._decided = run, True
 
     def _is_due(self, trainer: Any, run: RunIdentity) -> bool:
@@ -150,19 +155,25 @@ class TopologicalLearningRateFinder(Callback):
             self._watch.release(all_of_them=True)
             self._watch = None
 
-    def _log(self, trainer: Any, module: Any) -> None:
-        assert self.result is not None
-        if self.result.critical_lr is None or self.optimal_lr is None:
-            return
+    def _values(self) -> dict[str, float]:
+        """What is logged; nothing where η* was not found."""
+        if self.result is None or self.result.critical_lr is None or self.optimal_lr is None:
+            return {}
         low, high = self.result.bracket
         values = {"critical_lr": self.result.critical_lr, "suggestion": self.optimal_lr, "held": low, "broke": high}
-        values["steps"] = float(self.result.total_steps)
+        return {**values, "steps": float(self.result.total_steps)}
+
+    def _log(self, trainer: Any, module: Any) -> None:
+        values = self._values()
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if values else ():
             self._log_to(logger, values, step, trainer.is_global_zero)
             self._log_hyperparameters(logger, module)
+
+    def _show(self, trainer: Any) -> None:
+        """Let callbacks monitor the values, also in a fit that goes on from a checkpoint."""
         device = trainer.strategy.root_device
-        metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in values.items()}
+        metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in self._values().items()}
         trainer.callback_metrics.update(metrics)
 
     def _log_to(self, logger: Any, values: dict[str, float], step: int, lead: bool) -> None:

@@ -123,6 +123,7 @@ def test_resumed_run_does_not_search_again(lab, tmp_path):
     assert resumed.result == search.result
     assert trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
     assert not any("lr_find/critical_lr" in row[1] for row in recording.rows if isinstance(row, tuple))
+    assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(search.result.critical_lr)
 
 
 def test_state_is_primitive_and_comes_back(lab):
