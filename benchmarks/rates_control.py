@@ -3,7 +3,7 @@ r"""The rule of the rate control in plain torch, as its settings were found (doc
 Over each window of updates, with κ_g the criticality of group g by the window's net displacement and ρ_t the rates,
 
 .. math:: K = \frac{\sqrt{\sum_g \kappa_g^2}}{\sum_t \rho_t}, \qquad \bar K \leftarrow \sqrt{\bar K K}, \qquad
-    \mathrm{top} \leftarrow \max(\bar K, \mathrm{top} \cdot 2^{-\mathrm{steps} / h}), \qquad \rho = c\, s(t) / \mathrm{top}
+    T \leftarrow \max(\bar K, T \cdot 2^{-\mathrm{steps} / h}), \qquad \rho = c\, s(t) / T
 
 A watch on the lengths of each update ends a window early. To measure the product instead, exchange :func:`controlled`.
 """

@@ -56,7 +56,10 @@ def momo(task: Task, steps: int, seed: int, schedule: str) -> float:
             optimizer = Momo(model.parameters(), lr=1.0)
         else:
             optimizer = MomoAdam(model.parameters(), lr=1e-2, weight_decay=_decay(task))
-        step = lambda loss, optimizer=optimizer: optimizer.step(loss=loss)
+
+        def step(loss, optimizer=optimizer):
+            return optimizer.step(loss=loss)
+
         losses.append(train(task, Fit(model, optimizer, step=step), steps, seed, tried))
     return min(losses)
 

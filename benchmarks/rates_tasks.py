@@ -1,6 +1,6 @@
 """Real tasks for the benchmark of learning rates: networks, data and optimizers, in plain torch.
 
-Images are Fashion-MNIST (60,000 of them: Debian's package ``dataset-fashion-mnist``, or any folder with its four files),
+Images are Fashion-MNIST (60,000 of them: Debian's package ``dataset-fashion-mnist``, or any folder with its files),
 text is the source of Python's own library as bytes, tables are scikit-learn's. Nothing is downloaded. Weights depend on
 the seed alone, batches on the seed and the step: two ways to choose a rate see the same run.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import itertools
 import math
 import os
 import sysconfig
@@ -20,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -187,7 +187,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(y.transpose(1, 2).reshape(n, t, width))
 
 
@@ -201,7 +201,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.proj(F.gelu(self.fc(self.norm2(x))))
+        return x + self.proj(nn.functional.gelu(self.fc(self.norm2(x))))
 
 
 class GPT(nn.Module):
@@ -252,8 +252,8 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(n_in, n_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+        y = self.norm2(self.conv2(nn.functional.relu(self.norm1(self.conv1(x)))))
+        return nn.functional.relu(y + self.shortcut(x))
 
 
 class MixerBlock(nn.Module):
@@ -283,7 +283,7 @@ class Mixer(nn.Module):
 
 def perceptron(width: int = 256, depth: int = 2) -> nn.Module:
     widths = [784] + depth * [width]
-    hidden = [m for i, o in zip(widths[:-1], widths[1:], strict=True) for m in (nn.Linear(i, o), nn.ReLU())]
+    hidden = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
 
 
@@ -294,11 +294,7 @@ def sigmoid(width: int = 256) -> nn.Module:
 def normalised(width: int = 96, depth: int = 6) -> nn.Module:
     """A deep perceptron with LayerNorm."""
     widths = [784] + depth * [width]
-    hidden = [
-        m
-        for i, o in zip(widths[:-1], widths[1:], strict=True)
-        for m in (nn.Linear(i, o), nn.LayerNorm(o), nn.GELU())
-    ]
+    hidden = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.LayerNorm(o), nn.GELU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
 
 
@@ -342,12 +338,12 @@ def tabular(n_in: int, n_out: int, width: int = 64) -> nn.Module:
 
 
 def flat_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(output.flatten(0, -2), target.flatten())
+    return nn.functional.cross_entropy(output.flatten(0, -2), target.flatten())
 
 
 def _networks() -> dict[str, tuple[Callable[[], nn.Module], Callable[[], Data], Callable, int, str]]:
     """Builder, data, loss, batch size, optimizers."""
-    entropy, mse = flat_cross_entropy, F.mse_loss
+    entropy, mse = flat_cross_entropy, nn.functional.mse_loss
     return {
         "perceptron": (perceptron, fashion, entropy, 128, "adamw momentum rmsprop"),
         "sigmoid": (sigmoid, fashion, entropy, 128, "adamw momentum"),
