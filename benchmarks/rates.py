@@ -30,7 +30,7 @@ from rates_rivals import RIVALS
 from rates_store import Key, Run, Store
 from rates_suggest import SEARCHES
 from rates_sweep import sweep
-from rates_tasks import Task, all_tasks
+from rates_tasks import Task, all_tasks, scaled_tasks
 from rates_train import plain, train
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
@@ -41,7 +41,7 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[Task, int, int, str]]:
     for steps in options.steps:
         for schedule in options.schedule:
             for seed in options.seeds:
-                for task in all_tasks().values():
+                for task in (scaled_tasks() if options.scaled else all_tasks()).values():
                     if any(fnmatch(task.name, pattern) for pattern in options.task):
                         yield task, steps, seed, schedule
 
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--schedule", nargs="+", default=["cosine"], choices=["cosine", "constant"])
     parser.add_argument("--set", nargs="*", default=[], help="settings of the control, as share=0.4")
     parser.add_argument("--variant", default="", help="name under which other settings are kept")
+    parser.add_argument("--scaled", action="store_true", help="wider, deeper, larger batches")
     parser.add_argument("--data-dir", help="folder of Fashion-MNIST's four files")
     parser.add_argument("--out", type=Path, default=EVIDENCE / "rates.jsonl")
     options = parser.parse_args()

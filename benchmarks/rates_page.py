@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rates_store import Run, Store
-from rates_tasks import all_tasks
+from rates_tasks import all_tasks, scaled_tasks
 
 OVERFITTING = ("cancer/sgd", "diabetes/adam")
 NAMES = {
@@ -52,6 +52,10 @@ def write_page(store: Store, path: Path) -> None:
     if any(key.schedule == "constant" and key.column == "control" for key in store.runs):
         parts += ["## 300 steps at a constant rate\n", _by_task(store, 300, "constant")]
     parts += ["## Sensitivity\n", _variants(store)]
+    parts += [
+        "### Four times as wide or deep, batches eight times as large\n",
+        _by_task(store, 300, "cosine", scaled_tasks()),
+    ]
     path.write_text("\n".join(parts))
 
 
@@ -62,11 +66,16 @@ def ratio(store: Store, run: Run) -> float | None:
     return None if best is None else min(run.loss, run.start) / best
 
 
-def _runs(store: Store, steps: int, schedule: str, column: str, variant: str = "") -> dict[tuple[str, int], Run]:
+def _runs(
+    store: Store, steps: int, schedule: str, column: str, variant: str = "", tasks: Iterable[str] | None = None
+) -> dict[tuple[str, int], Run]:
+    """Runs of a column by task and seed, of all tasks that are not scaled unless others are named."""
+    wanted = set(all_tasks() if tasks is None else tasks)
     return {
         (key.task, key.seed): run
         for key, run in store.runs.items()
         if (key.steps, key.schedule, key.column, key.variant) == (steps, schedule, column, variant)
+        and key.task in wanted
         and ratio(store, run) is not None
     }
 
@@ -110,21 +119,24 @@ def _columns(store: Store, steps: int, schedule: str, seeds: Sequence[int], capt
     return "\n".join(lines) + "\n"
 
 
-def _by_task(store: Store, steps: int, schedule: str) -> str:
+def _by_task(store: Store, steps: int, schedule: str, tasks: Iterable[str] | None = None) -> str:
     """One row a task; several seeds as a list."""
-    columns = [column for column in NAMES if _runs(store, steps, schedule, column)]
+    wanted = set(all_tasks() if tasks is None else tasks)
+    columns = [c for c in NAMES if _runs(store, steps, schedule, c, tasks=wanted)]
     if not columns:
         return "Only the sweep was run.\n"
     head = ["task", "best of the sweep: loss (rate)", *(NAMES[column] for column in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for task in all_tasks():
+    for task in [*all_tasks(), *scaled_tasks()]:
+        if task not in wanted:
+            continue
         best = store.best(task, steps, 0, schedule)
         if best is None:
             continue
         losses = store.sweep(task, steps, 0, schedule)
         cells = [task, f"{best:.4g} ({min(losses, key=losses.__getitem__):.2g})"]
         for column in columns:
-            runs = _runs(store, steps, schedule, column)
+            runs = _runs(store, steps, schedule, column, tasks=wanted)
             values = [ratio(store, runs[task, seed]) for seed in (0, 1, 2) if (task, seed) in runs]
             cells.append(", ".join(f"{value:.2f}" for value in values) or "-")
         lines.append("| " + " | ".join(cells) + " |")

@@ -14,7 +14,7 @@ import math
 import os
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -370,6 +370,27 @@ def all_tasks() -> dict[str, Task]:
         for net, (build, data, loss, size, optimizers) in _networks().items()
         for optimizer in optimizers.split()
     }
+
+
+@cache
+def scaled_tasks() -> dict[str, Task]:
+    """A few of the tasks four times as wide or as deep, or with batches eight times as large."""
+    plain, scaled = all_tasks(), {}
+    builds = {
+        "wide-perceptron": ("perceptron", lambda: perceptron(width=1024)),
+        "deep-perceptron": ("perceptron", lambda: perceptron(width=128, depth=8)),
+        "wide-conv": ("conv", lambda: convolutional(width=64)),
+        "wide-layernorm": ("layernorm", lambda: normalised(width=384)),
+    }
+    for name, (net, build) in builds.items():
+        for task in plain.values():
+            net_of_task, optimizer = task.name.split("/")
+            if net_of_task == net and optimizer in ("adam", "adamw", "momentum"):
+                scaled[f"{name}/{optimizer}"] = replace(task, name=f"{name}/{optimizer}", build=build)
+    for name in ("perceptron/adamw", "perceptron/momentum", "conv/adamw", "conv/momentum", "depthwise/rmsprop"):
+        task = plain[name]
+        scaled[f"batch-{name}"] = replace(task, name=f"batch-{name}", batch_size=8 * task.batch_size)
+    return scaled
 
 
 def shape(step: int, steps: int, schedule: str) -> float:
