@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping import StepClipper, topological_step_clipping
-from lightning_topo.clipping._optimizer_state import forget_first_moments
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.neurons import find_neuron_groups
+from lightning_topo.updates.optimizer_state import OptimizerMemory
 
 STEPS = 500
 ORDER = 20
@@ -168,6 +168,13 @@ def measure(task: Task, network: Task) -> dict[str, Any]:
 
 # Variants.
 
+FORGET = OptimizerMemory.forget_pushes
+
+
+def forget(optimizer: Optimizer, factors: dict[int, float]) -> None:
+    """What step clipping does."""
+    FORGET(OptimizerMemory(optimizer), factors)
+
 
 def keep(optimizer: Optimizer, factors: dict[int, float]) -> None:
     """The optimizer's memory stays as it is."""
@@ -192,7 +199,7 @@ def second_moments(optimizer: Optimizer, factors: dict[int, float]) -> None:
 
 
 VARIANTS: dict[str, tuple[float, Callable[..., None]]] = {
-    "0.1, first moments forgotten": (0.1, forget_first_moments),
+    "0.1, first moments forgotten": (0.1, forget),
     "0.1, scaled": (0.1, scale),
     "0.05, scaled": (0.05, scale),
     "0.2, scaled": (0.2, scale),
@@ -212,7 +219,9 @@ def measure_variants(task: Task, network: Task) -> dict[str, Any]:
     for m in VARIANT_MULTIPLES:
         row["plain"][f"{m:g}"] = run(task, test, m * lr, METHODS["plain"], STEPS)
     for name, (bound, remember) in VARIANTS.items():
-        with mock.patch("lightning_topo.clipping.clipper.forget_first_moments", remember):
+        with mock.patch.object(
+            OptimizerMemory, "forget_pushes", lambda memory, factors, act=remember: act(memory.optimizer, factors)
+        ):
             guard = partial(step_clipping, bound=bound)
             row[name] = {f"{m:g}": run(task, test, m * lr, guard, STEPS) for m in VARIANT_MULTIPLES}
     return row
@@ -284,7 +293,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         losses = [ours["loss"] / plain["loss"] for ours, plain, row in pairs if not diverged(plain, row)]
         times = [ours["ms"] / plain["ms"] for ours, plain, _ in pairs if math.isfinite(plain["loss"])]  # ran to the end
         loss = f"{statistics.median(losses):6.2f} ({max(losses):.3g})" if losses else "-"
-        print(f"  {m:5g} η*  loss {loss}, {len(losses)} tasks;  time {statistics.median(times):.2f} ({max(times):.2f})")
+        time_text = f"{statistics.median(times):.2f} ({max(times):.2f})" if times else "-"
+        print(f"  {m:5g} η*  loss {loss}, {len(losses)} tasks;  time {time_text}")
 
 
 def show_tasks(rows: list[dict[str, Any]]) -> None:

@@ -1,12 +1,17 @@
 """What the monitors cost: the time of a training run with each of them over the same run without.
 
-    python benchmarks/overhead.py [--seconds 60] [--repeats 5] [--network MLP] [--json overhead.json]
+    python benchmarks/overhead.py [--part time counts idle] [--seconds 60] [--repeats 5] [--network MLP] [--json FILE]
 
 Each repetition trains the same network for the same number of steps without a monitor and with each one at its
 defaults, in four threads of one process that take turns of half a second, so that other load on the machine meets all
 of them; the table has the median of the ratios of processor time. The second table is the time of one measurement
 against the number of neurons. torch has one thread, so that a free core hides nothing. A monitor's first measurements
 are made in any run, so that runs of a few seconds cost more.
+
+The third table counts, without an accelerator at hand, what monitors and step clipping have it do in an optimizer
+step, its hooks included, beyond what the step does without them: kernels (operations that are no views), operations
+dispatched, and reads, where the host waits for the device (see `counting.py`). The fourth is what attached monitors
+that measure nothing take of a step: their hooks, timed within a fit, and whole fits in turns as above.
 """
 
 from __future__ import annotations
@@ -21,18 +26,23 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
+from counting import Counts
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer import call
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
 from lightning_topo.functional import betti_at_scale, bi_lipschitz, persistence
+from lightning_topo.updates.step_hooks import _StepHook
 
 MONITORS: dict[str, Callable[[], Any]] = {
     "none": lambda: None,
@@ -259,8 +269,217 @@ def _milliseconds(task: Callable[[], object], repeats: int = 7) -> float:
     return 1e3 * statistics.median(times)
 
 
+# Counts: small networks, for only the number of operations matters.
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, out, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(out), nn.BatchNorm2d(out)
+        same = stride == 1 and width == out
+        self.skip = (
+            nn.Identity() if same else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + self.skip(x)).relu()
+
+
+def resnet18(width: int = 8) -> tuple[nn.Module, torch.Tensor]:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    before = width
+    for stage in range(4):
+        for block in range(2):
+            layers.append(Residual(before, width << stage, 2 if stage and not block else 1))
+            before = width << stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10)), torch.randn(
+        8, 3, 16, 16
+    )
+
+
+def gpt(depth: int) -> tuple[nn.Module, torch.Tensor]:
+    return Transformer(width=16, depth=depth, length=8), torch.randint(0, 256, (4, 8))
+
+
+def small_mlp() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10)), torch.randn(8, 64)
+
+
+def small_convolutional() -> tuple[nn.Module, torch.Tensor]:
+    network, x = convolutional()
+    return network, x[:4]
+
+
+COUNTED: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
+    "MLP": small_mlp,
+    "convolutional": small_convolutional,
+    "transformer, 6 blocks": lambda: gpt(6),
+    "ResNet-18": resnet18,
+    "GPT, 12 blocks": lambda: gpt(12),
+    "GPT, 48 blocks": lambda: gpt(48),
+}
+NEVER = 1e-9  # a share of the training time that no measurement keeps
+GUARDS: dict[str, Callable[[], Any]] = {
+    "BiLipschitzMonitor, measured": lambda: lt.BiLipschitzMonitor(max_overhead=None),
+    "BiLipschitzMonitor, not measured": lambda: lt.BiLipschitzMonitor(max_overhead=NEVER),
+    "PersistenceMonitor, measured": lambda: lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1),
+    "PersistenceMonitor, not measured": lambda: lt.PersistenceMonitor(max_overhead=NEVER, every_n_train_steps=1),
+    "step clipping, not clipped": lambda: lt.TopologicalStepClipping(1.0),
+    "step clipping, clipped": lambda: lt.TopologicalStepClipping(1e-7),
+}
+
+
+class Counted(Module):
+    """Counts its optimizer's steps, hooks included."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network)
+        self.automatic_optimization = False
+        self.counts: list[Counts] = []
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        with Counts() as counts:
+            optimizer.step()
+        self.counts.append(counts)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-6, foreach=True)  # as on an accelerator
+
+
+def counts_of(network: str, guard: Any, steps: int = 10) -> Counts:
+    """Of a step like the others: after the first ones, which have more to do."""
+    pl.seed_everything(0, verbose=False)
+    made, x = COUNTED[network]()
+    module, data = Counted(made), TensorDataset(x, torch.randint(0, 10, (len(x),)))
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[] if guard is None else [guard],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=10**6,
+    )
+    trainer.fit(module, DataLoader(data, batch_size=len(x)))
+    return sorted(module.counts[steps // 2 :], key=lambda counts: (counts.operations, counts.reads))[steps // 4]
+
+
+def count_rows(networks: list[str]) -> list[dict]:
+    """What each guard adds to an optimizer step."""
+    rows = []
+    for network in networks:
+        plain = counts_of(network, None)
+        for name, make in GUARDS.items():
+            counts = counts_of(network, make())
+            added = {what: getattr(counts, what) - getattr(plain, what) for what in ("kernels", "operations", "reads")}
+            names = dict(counts.by_name - plain.by_name)
+            rows.append({"network": network, "guard": name} | added | {"by_name": names})
+    return rows
+
+
+def show_counts(rows: list[dict]) -> None:
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    print("\nAdded to an optimizer step: kernels / operations dispatched / reads\n")
+    print("| | " + " | ".join(networks) + " |\n|---|" + "---|" * len(networks))
+    for name in GUARDS:
+        found = {row["network"]: row for row in rows if row["guard"] == name}
+        cells = [f"{found[n]['kernels']} / {found[n]['operations']} / {found[n]['reads']}" for n in networks]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+# Attached and idle: three monitors whose budget allows no measurement.
+
+
+def idle_monitors() -> list[Any]:
+    return [
+        lt.BiLipschitzMonitor(max_overhead=NEVER),
+        lt.PersistenceMonitor(max_overhead=NEVER),
+        lt.SharpnessMonitor(max_overhead=NEVER),
+    ]
+
+
+def idle_row(seconds: float, repeats: int) -> dict:
+    """Microseconds a step, hook by hook, and the ratio of processor times of fits in turns."""
+    hooks = idle_hooks()
+    short, long = (processor_seconds("MLP", {"none": None}, steps)["none"] for steps in (10, 200))
+    steps = max(100, round(seconds / (long - short) * 190))
+    ratios = []
+    for _ in range(repeats):
+        times = processor_seconds("MLP", {"none": None, "idle": idle_monitors()}, steps)
+        ratios.append(times["idle"] / times["none"])
+    return {"hooks": hooks, "ratio": statistics.median(ratios), "ratios": ratios, "step": 1e3 * (long - short) / 190}
+
+
+def idle_hooks(steps: int = 3000) -> dict[str, float]:
+    """Median microseconds a step of what Lightning and the optimizer call, with the monitors less without."""
+    found = {}
+    for name, monitors in (("none", []), ("idle", idle_monitors())):
+        pl.seed_everything(0, verbose=False)
+        samples: dict[str, list[float]] = {}
+        network, x = small_mlp()
+        with (
+            timed(call, "_call_callback_hooks", samples, lambda args: args[1]),
+            timed(_StepHook, "__call__", samples, lambda args: "optimizer step"),
+        ):
+            trainer = pl.Trainer(
+                max_steps=steps,
+                accelerator="cpu",
+                logger=False,
+                callbacks=monitors,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                enable_checkpointing=False,
+            )
+            data = TensorDataset(x, torch.randint(0, 10, (len(x),)))
+            trainer.fit(Module(network), DataLoader(data, batch_size=len(x)))
+        often = {what: values for what, values in samples.items() if len(values) >= steps}
+        found[name] = {what: statistics.median(v[len(v) // 2 :]) * round(len(v) / steps) for what, v in often.items()}
+    return {what: 1e6 * (value - found["none"].get(what, 0.0)) for what, value in found["idle"].items()}
+
+
+@contextmanager
+def timed(owner: Any, name: str, samples: dict[str, list[float]], what: Callable[[Any], str]) -> Iterator[None]:
+    """Keep the seconds of each call of a function."""
+    function = getattr(owner, name)
+
+    def timing(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            samples.setdefault(what(args), []).append(time.perf_counter() - began)
+
+    with mock.patch.object(owner, name, timing):
+        yield
+
+
+def show_idle(row: dict) -> None:
+    print("\nAll three monitors attached, none measuring, microseconds of a step\n")
+    print("| " + " | ".join([*row["hooks"], "together"]) + " |\n|" + "---|" * (len(row["hooks"]) + 1))
+    values = [*row["hooks"].values(), sum(row["hooks"].values())]
+    print("| " + " | ".join(f"{value:.1f}" for value in values) + " |")
+    print(f"\nWhole fits in turns, steps of {row['step']:.2f} ms: {row['ratio']:.3f} times plain")
+
+
+def show_times(times: list[dict], rows: list[dict]) -> None:
+    print("\n| network | monitor | time with / without | due updates measured |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {row['coverage']:.1%} |")
+    print("\n| neurons | " + " | ".join(f"{name} (ms)" for name in list(times[0])[1:]) + " |\n|---|---|---|---|")
+    for time_row in times:
+        print(f"| {time_row['n']} | " + " | ".join(f"{value:.1f}" for value in list(time_row.values())[1:]) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=("time", "counts", "idle"), default=["time", "counts", "idle"])
     parser.add_argument("--seconds", type=float, default=60.0, help="length of one run without a monitor")
     parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
@@ -271,16 +490,19 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
 
-    times = measurement_times()
-    rows = overhead(options.network, options.seconds, options.repeats)
-    print("\n| network | monitor | time with / without | due updates measured |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {row['coverage']:.1%} |")
-    print("\n| neurons | " + " | ".join(f"{name} (ms)" for name in list(times[0])[1:]) + " |\n|---|---|---|---|")
-    for time_row in times:
-        print(f"| {time_row['n']} | " + " | ".join(f"{value:.1f}" for value in list(time_row.values())[1:]) + " |")
+    found: dict[str, Any] = {}
+    if "time" in options.part:
+        found |= {"measurement": measurement_times()}
+        found |= {"overhead": overhead(options.network, options.seconds, options.repeats)}
+        show_times(found["measurement"], found["overhead"])
+    if "counts" in options.part:
+        found["counts"] = count_rows(list(COUNTED))
+        show_counts(found["counts"])
+    if "idle" in options.part:
+        found["idle"] = idle_row(options.seconds, options.repeats)
+        show_idle(found["idle"])
     if options.json:
-        options.json.write_text(json.dumps({"overhead": rows, "measurement": times}, indent=1))
+        options.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
-from lightning_topo.callbacks._sample import NeuronSample
-from lightning_topo.finder._criticality import CriticalityMeter
-from lightning_topo.finder._weights import WeightsBefore
+from lightning_topo.clipping import StepClipper
+from lightning_topo.finder._trial_meter import TrialMeter
 from lightning_topo.functional import bi_lipschitz
+from lightning_topo.updates import UpdateMeter
+from lightning_topo.updates.drawn_sample import DrawnSample
 
 SECONDS = 90.0  # limit for two measurements
 SIZES = (64, 128, 256, 512)
@@ -62,13 +63,21 @@ def update(model: nn.Module) -> None:
         parameter.mul_(1 + 1e-4 * torch.randn(parameter.shape[0]).view(-1, *[1] * (parameter.ndim - 1)))
 
 
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer that holds all parameters; it makes no step."""
+    return torch.optim.SGD(model.parameters(), lr=1.0)
+
+
 def monitor_update(model: nn.Module, group: lt.NeuronGroup) -> Callable[[], None]:
-    sample = NeuronSample(group, lt.BiLipschitzMonitor().max_neurons)
+    meter = UpdateMeter(sgd(model), model, [group], lt.BiLipschitzMonitor().max_neurons)
 
     def measure() -> None:
-        before = sample.before(model)
+        meter.refresh()
+        meter.before(meter.sets)
         yield_to(model)
-        bi_lipschitz(*sample.chosen(before, sample.after(model)))
+        measurement = meter.after()
+        assert measurement is not None
+        measurement.constants()
 
     return measure
 
@@ -88,20 +97,30 @@ def monitor_persistence(model: nn.Module, group: lt.NeuronGroup) -> Callable[[],
     trainer = SimpleNamespace(fit_loop=loop, loggers=[])
 
     def measure() -> None:
-        monitor._measure_group(group, trainer, group.points(model))
+        monitor._measure_group(group, trainer, group.points(model), 0)
         yield_to(model)
 
     return measure
 
 
-def search_criticality(model: nn.Module, group: lt.NeuronGroup) -> Callable[[], None]:
-    weights = WeightsBefore(group.parameters(model))
-    meter = CriticalityMeter(model, group, weights)
+def trial_update(model: nn.Module, group: lt.NeuronGroup) -> Callable[[], None]:
+    meter = TrialMeter(sgd(model), model, [group])
 
     def measure() -> None:
-        weights.take()
+        meter.before()
         yield_to(model)
-        meter.criticality()
+        meter.after()
+
+    return measure
+
+
+def clipped_update(model: nn.Module, group: lt.NeuronGroup) -> Callable[[], None]:
+    clipper = StepClipper(sgd(model), model, [group])
+
+    def measure() -> None:
+        clipper.before()
+        yield_to(model)
+        clipper.after()
 
     return measure
 
@@ -110,7 +129,8 @@ MEASUREMENTS: dict[str, Callable[[nn.Module, lt.NeuronGroup], Callable[[], None]
     "bi_lipschitz of all": compare_all,
     "BiLipschitzMonitor": monitor_update,
     "PersistenceMonitor": monitor_persistence,
-    "CriticalityMeter": search_criticality,
+    "trial of the finder": trial_update,
+    "step clipping": clipped_update,
 }
 _not_counted = 0.0
 
@@ -171,7 +191,7 @@ def cost_rows(sizes: list[int], dimensions: list[int]) -> list[dict]:
             cells = []
             for name in MEASUREMENTS:
                 # All pairs in all coordinates: minutes, and gigabytes.
-                dear = n * n * dimension > 2**38 and name in ("bi_lipschitz of all", "CriticalityMeter")
+                dear = n * n * dimension > 2**38 and name == "bi_lipschitz of all"
                 result = None if dear else measured(name, n, dimension)
                 cells.append(cell(result))
                 rows.append({"n": n, "dimension": dimension, "measurement": name} | (result or {}))
@@ -236,11 +256,11 @@ def shares(network: str, optimizer: str, steps: int) -> dict[str, list[float]]:
     model, (x, y) = build(), data()
     loss = nn.functional.mse_loss if y.is_floating_point() else nn.functional.cross_entropy
     groups = lt.find_neuron_groups(model, x[:8])
-    samples = {str(size): [NeuronSample(group, size) for group in groups] for size in SIZES}
-    samples["256 drawn"] = [NeuronSample(group, 256, keep_all=False) for group in groups]
     step = OPTIMIZERS[optimizer](model.parameters(), lr=rates[optimizer])
+    meters = {str(size): UpdateMeter(step, model, groups, size) for size in SIZES}
+    drawn = [DrawnSample(group, model, 256) for group in groups]
     watched = {start + k for start in (0, steps // 3, steps - 20) for k in (0, 1, 2, 5, 10)}
-    ratios: dict[str, list[float]] = {kind: [] for kind in samples}
+    ratios: dict[str, list[float]] = {kind: [] for kind in [*meters, "256 drawn"]}
     for index in range(steps):
         batch = torch.randint(len(x), (128,))
         step.zero_grad()
@@ -249,15 +269,29 @@ def shares(network: str, optimizer: str, steps: int) -> dict[str, list[float]]:
             step.step()
             continue
         everything = [group.points(model) for group in groups]
-        before = {kind: [sample.before(model) for sample in row] for kind, row in samples.items()}
+        for meter in meters.values():
+            meter.before(meter.sets)
+        before = [sample.before() for sample in drawn]
         step.step()
-        for at, group in enumerate(groups):
-            whole = bi_lipschitz(everything[at], group.points(model)).criticality
-            for kind, row in samples.items():
-                part = bi_lipschitz(*row[at].chosen(before[kind][at], row[at].after(model))).criticality
-                assert part <= whole * (1 + 1e-12), (network, optimizer, index, kind)
-                ratios[kind].append(part / whole)
+        whole = {g.name: bi_lipschitz(p, g.points(model)).criticality for g, p in zip(groups, everything, strict=True)}
+        parts = {kind: criticalities(meter) for kind, meter in meters.items()}
+        parts["256 drawn"] = {}
+        for sample, old in zip(drawn, before, strict=True):
+            new = sample.after()
+            sample.remember(old, new)
+            parts["256 drawn"][sample.groups[0].name] = bi_lipschitz(old, new).criticality
+        for kind, part in parts.items():
+            for name, value in part.items():
+                assert value <= whole[name] * (1 + 1e-12), (network, optimizer, index, kind)
+                ratios[kind].append(value / whole[name])
     return ratios
+
+
+def criticalities(meter: UpdateMeter) -> dict[str, float]:
+    """κ of each group of the update that was just made."""
+    measurement = meter.after()
+    assert measurement is not None
+    return {group.name: constants.criticality for group, constants in measurement.constants() if constants is not None}
 
 
 def sample_rows(networks: list[str], steps: int) -> list[dict]:
@@ -324,24 +358,24 @@ def group_rows(blocks: int, n: int, steps: int) -> list[dict]:
     began = time.process_time()
     groups = lt.find_neuron_groups(module, torch.randn(32, 64))
     discovery = time.process_time() - began
-    monitor = lt.BiLipschitzMonitor()
-    fit(module, monitor, 1)
-    first, measured = monitor._budget.spent - monitor._budget._spent_at_admission, len(monitor.history)
+    every = lt.BiLipschitzMonitor(max_overhead=None)
+    fit(module, every, 3)
+    everything = (every._budget.spent - every.discovery_seconds) / 3
     row = {
         "groups": len(groups),
         "parameters": parameters,
         "step": step,
         "discovery": discovery,
-        "first": first,
-        "together": measured,
+        "measurement": everything,
         "steps": steps,
     }
     print(f"\n{len(groups)} groups, {parameters / 1e6:.0f} M parameters; {blocks} groups have {n:,} neurons\n")
     print("| what | seconds | training steps |\n|---|---|---|")
-    for what, seconds in (("training step", step), ("discovery", discovery), ("first measurement", first)):
+    for what, seconds in (("training step", step), ("discovery", discovery), ("all groups measured", everything)):
         print(f"| {what} | {seconds:.2f} | {seconds / step:.1f} |")
-    print(f"\nBiLipschitzMonitor measures {measured} groups at a time\n")
-    print("| monitor | updates | groups measured | discovery and measurements over training time |\n|---|---|---|---|")
+    print(
+        "\n| monitor | updates | groups measured | discovery and measurements over training time |\n|---|---|---|---|"
+    )
     for monitor in (lt.BiLipschitzMonitor(), lt.PersistenceMonitor(figures=False)):
         fit(Module(blocks, n), monitor, steps)
         elapsed = time.perf_counter() - (monitor._budget._began or 0.0)

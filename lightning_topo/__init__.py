@@ -1,9 +1,17 @@
 """See what training does to the neurons of a network, and find the learning rate at which it destroys them."""
 
 from lightning_topo import functional, metrics
-from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor, TopologicalStepClipping
+from lightning_topo.callbacks import (
+    BiLipschitzMonitor,
+    PersistenceMonitor,
+    SharpnessMonitor,
+    TopologicalLearningRateFinder,
+    TopologicalRateControl,
+    TopologicalStepClipping,
+)
 from lightning_topo.clipping import topological_step_clipping
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.control import topological_rate_control
+from lightning_topo.finder import TopologicalLRResult, Trial, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
 __version__ = "0.1.0"
@@ -14,9 +22,13 @@ __all__ = [
     "PersistenceMonitor",
     "SharpnessMonitor",
     "TopologicalLearningRateFinder",
+    "TopologicalRateControl",
     "TopologicalStepClipping",
-    # the finder and the clipping without a fit
+    # the finder, the clipping and the control without a fit
+    "TopologicalLRResult",
+    "Trial",
     "topological_lr_find",
+    "topological_rate_control",
     "topological_step_clipping",
     # neurons
     "Member",

@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "hides_optimizer_steps", "require_whole_updates", "shards_parameters"]
+__all__ = ["Callback", "rank_zero_info"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -26,28 +26,8 @@ else:
         """Base of our callbacks: an instance of every ``Callback`` class there is, so that either Trainer takes it."""
 
 
-def shards_parameters(strategy: Any) -> bool:
-    """Whether a strategy spreads each parameter over the processes (FSDP, tensor parallelism, DeepSpeed stage 3)."""
-    return _is_a(strategy, "FSDPStrategy", "ModelParallelStrategy") or getattr(strategy, "zero_stage_3", False)
-
-
-def hides_optimizer_steps(strategy: Any) -> bool:
-    """Whether a strategy's optimizers are no torch optimizers, and call no hooks around a step (DeepSpeed)."""
-    return _is_a(strategy, "DeepSpeedStrategy")
-
-
-def require_whole_updates(strategy: Any, advice: str) -> None:
-    """Raise a TypeError, with advice, where no process sees what an update does to all neurons."""
-    if shards_parameters(strategy):
-        wanted, got = "keeps the whole model on each process", "shards the parameters"
-    elif hides_optimizer_steps(strategy):
-        wanted, got = "has optimizers that call hooks before and after a step", "has none"
-    else:
-        return
-    raise TypeError(
-        f"expected a strategy that {wanted} (one device, DDP), got {type(strategy).__name__}, which {got}; {advice}"
-    )
-
-
-def _is_a(strategy: Any, *names: str) -> bool:
-    return not {cls.__name__ for cls in type(strategy).__mro__}.isdisjoint(names)
+def rank_zero_info(trainer: Any, message: str) -> None:
+    """Say something on the first process, through the logger of the Trainer's own package, by which it is silenced."""
+    cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
+    package = cls.__module__.removesuffix(".trainer.trainer")
+    import_module(f"{package}.utilities.rank_zero").rank_zero_info(message)

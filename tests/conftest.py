@@ -1,4 +1,4 @@
-"""Settings of the whole suite, and real processes for the tests that need several."""
+"""Settings of the whole suite, real processes for the tests that need several, and a laboratory for the finder's."""
 
 import os
 import pickle
@@ -7,9 +7,14 @@ import sys
 import time
 import traceback
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import Logger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 torch.set_num_threads(1)  # the suite runs in one process a core
 
@@ -80,3 +85,136 @@ class Processes:
 def processes():
     """Call as ``processes(2, function, *args)``."""
     return Processes()
+
+
+class Classifier(pl.LightningModule):
+    """Remembers the batches that it was shown, in a plain list, a buffer and an attribute."""
+
+    def __init__(self, optimizer=None, lr=0.05, dropout=0.0):
+        super().__init__()
+        self.lr = lr
+        self.make_optimizer = optimizer or (lambda model: torch.optim.SGD(model.parameters(), lr=model.lr))
+        self.net = nn.Sequential(
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(12, 8),
+            nn.Tanh(),
+            nn.Linear(8, 3),
+        )
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+        self.seen = []
+        self.events = []
+        self.last = None
+
+    def forward(self, x):
+        return self.net(x)
+
+    def loss(self, batch):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch[0].sum().item())
+        self.calls += 1
+        self.last = batch_idx
+        loss = self.loss(batch)
+        self.log("train_loss", loss, prog_bar=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.events.append("validation")
+
+    def on_train_start(self):
+        self.events.append("on_train_start")
+
+    def on_train_end(self):
+        self.events.append("on_train_end")
+
+    def configure_optimizers(self):
+        return self.make_optimizer(self)
+
+
+class RecordingLogger(Logger):
+    """Keeps what it is given."""
+
+    name = version = "recording"
+    experiment = None
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_hyperparams(self, *args, **kwargs):
+        self.rows.append("hyperparams")
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, dict(metrics)))
+
+
+class Recorder(pl.Callback):
+    """Counts every hook that the Trainer calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def setup(self, trainer, pl_module, stage):
+        self.calls.append("setup")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.calls.append(("batch", batch_idx))
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self.calls.append("zero_grad")
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.calls.append("step")
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.calls.append("save")
+
+    def on_exception(self, trainer, pl_module, exception):
+        self.calls.append("exception")
+
+    def teardown(self, trainer, pl_module, stage):
+        self.calls.append("teardown")
+
+
+def data(n=96):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 6, generator=generator)
+    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
+
+
+def loader(n=96, batch_size=8, shuffle=True, **kwargs):
+    return DataLoader(data(n), batch_size=batch_size, shuffle=shuffle, **kwargs)
+
+
+def trainer(tmp_path, **kwargs):
+    quiet = {
+        "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "accelerator": "cpu", "max_epochs": 2, "default_root_dir": tmp_path,
+    }  # fmt: skip
+    return pl.Trainer(**{**quiet, **kwargs})
+
+
+def build(model, *args, **kwargs):
+    """A model whose initial weights are always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return model(*args, **kwargs)
+
+
+@pytest.fixture
+def lab(tmp_path, recwarn):
+    """The names above; warnings of Lightning about few workers and short logging intervals are not the subject."""
+    torch.manual_seed(7)
+    return SimpleNamespace(
+        Classifier=Classifier,
+        RecordingLogger=RecordingLogger,
+        Recorder=Recorder,
+        data=data,
+        loader=loader,
+        trainer=lambda **kwargs: trainer(tmp_path, **kwargs),
+        model=lambda *args, cls=Classifier, **kwargs: build(cls, *args, **kwargs),
+    )

@@ -1,7 +1,9 @@
-"""Lightning callbacks: thin shells around ``functional`` and ``neurons``."""
+"""Lightning callbacks: thin shells around the other rooms."""
 
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
+from lightning_topo.callbacks.learning_rate_finder import TopologicalLearningRateFinder
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
+from lightning_topo.callbacks.rate_control import TopologicalRateControl
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor, SharpnessRecord
 from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
 
@@ -13,5 +15,7 @@ __all__ = [
     "PersistenceRecord",
     "SharpnessMonitor",
     "SharpnessRecord",
+    "TopologicalLearningRateFinder",
+    "TopologicalRateControl",
     "TopologicalStepClipping",
 ]

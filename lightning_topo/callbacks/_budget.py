@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-# The rest is for Lightning's own calls of the hooks (1 to 2% of a step of 1 ms), and for the training steps after a
+# The rest is for Lightning's own calls of the hooks (up to 1% of a step of 1 ms), and for the training steps after a
 # measurement, which find the caches cold and take up to a quarter of its time longer.
-_PLANNED_SHARE = 0.4
-# What the first measurements whose cost is guessed may take in any run.
-_GRANTED_SECONDS = 1.0
+_PLANNED_SHARE = 0.6
+# What first measurements may take in any run, by guess: too short to be felt.
+_GRANTED_SECONDS = 0.02
 
 # The processes of a run ask again after this many refusals, however far off the prospect was.
 _MAX_LEFT_OUT = 100
@@ -22,9 +23,12 @@ _MAX_LEFT_OUT = 100
 class OverheadBudget:
     """Admits a measurement when it keeps the time spent within a share of the training time.
 
-    A measurement is expected to cost what the last of its kind did, and is admitted when
-    spent + expected <= 0.4 · max_overhead · (elapsed - spent). The rest is left for what cannot be timed from within.
-    The first of a kind is admitted without that, unless the caller can guess its cost.
+    A measurement is expected to cost what the last of its kind did, the first what the caller guesses from its shapes,
+    and is admitted when spent + expected <= 0.6 · max_overhead · (elapsed - spent). The rest is left for what cannot be
+    timed from within. As each measurement has to earn the next one, they are spread evenly over a run. The first of a
+    kind may borrow from the time that the whole run is expected to take.
+
+    Work on an accelerator is timed there, by events that are read when they have passed, so that nobody waits.
 
     Args:
         max_overhead: Largest share of the training time, or None to admit everything.
@@ -35,14 +39,18 @@ class OverheadBudget:
         self.max_overhead = max_overhead
         self.due = 0
         self.made = 0
-        self.spent = 0.0
         self._clock = clock
         self._began: float | None = None
-        self._spent_at_admission = 0.0
+        self._spent = 0.0
         self._costs: dict[str, float] = {}
+        self._spent_on: dict[str, float] = {}
         self._granted = 0.0
         self._kind: str | None = None
+        self._charged = 0.0
+        self._on_device: list[tuple[str | None, Any, Any]] = []
         self._counts_at_start = (0, 0)
+        # The kind that was refused last, and the time before which it would be refused again.
+        self._refused: tuple[str, float] = ("", -math.inf)
 
     @property
     def coverage(self) -> float:
@@ -50,10 +58,21 @@ class OverheadBudget:
         return self.made / self.due if self.due else 1.0
 
     @property
+    def spent(self) -> float:
+        """Seconds spent so far, as far as they are known."""
+        self._settle()
+        return self._spent
+
+    @property
     def left_all_out(self) -> bool:
         """Whether measurements have been due since the start, and none was made."""
         due, made = self._counts_at_start
         return self.due > due and self.made == made
+
+    @property
+    def training(self) -> float:
+        """Seconds of training since the start, without what was spent here."""
+        return 0.0 if self._began is None else self._clock() - self._began - self.spent
 
     def forget(self) -> None:
         """Another run begins: neither the counts nor the costs of the one before hold there."""
@@ -64,21 +83,28 @@ class OverheadBudget:
         """Begin to count training time. The counts of a run that continues go on, its times do not."""
         self._began = self._clock()
         self._counts_at_start = (self.due, self.made)
-        self.spent = self._spent_at_admission = self._granted = 0.0
+        self._spent = self._granted = self._charged = 0.0
         self._kind = None
+        self._on_device, self._spent_on = [], {}
+        self._refused = ("", -math.inf)
+
+    def spent_on(self, kind: str) -> float:
+        """Seconds spent on a kind of work that is no measurement, since the start and as far as they are known."""
+        self._settle()
+        return self._spent_on.get(kind, 0.0)
 
     def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
         """Count a due measurement and say whether to make it; what is spent from here on is its cost.
 
         Args:
             kind: What is measured; costs are known by kind.
-            guess: Expected cost in seconds while no cost is known. Up to one second of all guesses is always granted.
+            guess: Expected cost in seconds while no cost is known.
             run_time: Expected training time of the whole run in seconds: the first of a kind may borrow from it.
         """
-        if self._kind is not None:
-            self._costs[self._kind] = self.spent - self._spent_at_admission
-        self._kind = None
         self.due += 1
+        if kind == self._refused[0] and self._clock() < self._refused[1]:
+            return False
+        self._close()
         if kind in self._costs:
             admitted = self.affords(kind)
         elif self._granted + guess <= _GRANTED_SECONDS:
@@ -88,38 +114,83 @@ class OverheadBudget:
             admitted = self.affords(kind, guess, run_time)
         if admitted:
             self.made += 1
-            self._kind, self._spent_at_admission = kind, self.spent
+            self._kind, self._charged = kind, 0.0
+            if guess:
+                self._costs.setdefault(kind, guess)
+        elif kind in self._costs:
+            self._refused = kind, self._affordable_at(kind)
         return admitted
+
+    def _affordable_at(self, kind: str) -> float:
+        """When there will be time for a kind whose cost is known, if nothing else is spent until then."""
+        assert self.max_overhead is not None
+        assert self._began is not None
+        spent = self.spent
+        return self._began + spent + (spent + self._costs[kind]) / (_PLANNED_SHARE * self.max_overhead)
 
     def affords(self, kind: str, guess: float = 0.0, run_time: float = 0.0, share: float = _PLANNED_SHARE) -> bool:
         """Whether there is time for a kind of work now, which need not be a measurement."""
         if self.max_overhead is None or self._began is None:
             return True
-        training = max(self._clock() - self._began - self.spent, run_time)
-        return self.spent + self._costs.get(kind, guess) <= share * self.max_overhead * training
+        spent = self.spent
+        training = max(self._clock() - self._began - spent, run_time)
+        return spent + self._costs.get(kind, guess) <= share * self.max_overhead * training
+
+    def knows(self, kind: str) -> bool:
+        """Whether the cost of a kind of measurement is known."""
+        return self._kind == kind or kind in self._costs
 
     def due_until_affordable(self, kind: str, seen: int, guess: float = 0.0) -> int:
         """In how many due times, 1 to 100, to expect time for a kind that has been due ``seen`` times so far."""
         assert self.max_overhead is not None
         assert self._began is not None
-        training = self._clock() - self._began - self.spent
         needed = (self.spent + self._costs.get(kind, guess)) / (_PLANNED_SHARE * self.max_overhead)
+        training = max(self.training, 1e-9)
         return max(1, min(_MAX_LEFT_OUT, math.ceil((needed / training - 1) * seen)))
 
     @contextmanager
     def spending(self, device: torch.device | None = None, kind: str | None = None) -> Iterator[None]:
-        """Charge the time of the block, without the training work that the device had queued before it.
+        """Charge the time of the block, on the host and on the device.
 
         With a ``kind`` it is charged to that kind, not to the measurement admitted last.
         """
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
+        on_cuda = device is not None and device.type == "cuda"
+        events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_cuda else []
+        if on_cuda:
+            events[0].record(torch.cuda.current_stream(device))
         began = self._clock()
         try:
             yield
         finally:
             cost = self._clock() - began
-            self.spent += cost
-            if kind is not None:
-                self._costs[kind] = cost
-                self._spent_at_admission += cost
+            self._charge(kind, cost)
+            if on_cuda:
+                events[1].record(torch.cuda.current_stream(device))
+                self._on_device.append((self._kind if kind is None else kind, events[0], events[1]))
+
+    def _charge(self, kind: str | None, cost: float) -> None:
+        self._spent += cost
+        if kind is None:
+            self._charged += cost
+        else:
+            self._costs[kind] = cost
+            self._spent_on[kind] = self._spent_on.get(kind, 0.0) + cost
+
+    def _close(self) -> None:
+        """The cost of the measurement admitted last is what has been spent since."""
+        self._settle()
+        if self._kind is not None and self._charged:
+            self._costs[self._kind] = self._charged
+        self._kind = None
+
+    def _settle(self) -> None:
+        """Charge what the device has done by now."""
+        while self._on_device and self._on_device[0][2].query():
+            kind, start, end = self._on_device.pop(0)
+            seconds = start.elapsed_time(end) / 1000
+            self._spent += seconds
+            if kind == self._kind:
+                self._charged += seconds
+            elif kind is not None:
+                self._costs[kind] = self._costs.get(kind, 0.0) + seconds
+                self._spent_on[kind] = self._spent_on.get(kind, 0.0) + seconds

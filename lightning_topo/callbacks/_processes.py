@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lightning_topo._lightning import shards_parameters
+from lightning_topo.sharding import hides_optimizer_steps, hides_parameters, shards_parameters
 
 Value = TypeVar("Value")
 
@@ -45,12 +45,15 @@ class Processes:
         return self.strategy.broadcast(value, src=0) if self.several else value
 
 
-def measured_model(trainer: Any, pl_module: Any) -> Any:
-    """The module through which the neurons are read, its parameters sharded as the optimizer sees them."""
-    wrapped = trainer.strategy.model
-    model = wrapped if hasattr(wrapped, "_fsdp_wrapped_module") else pl_module
-    for module in model.modules():
-        # A forward pass without a backward pass leaves parameters of FSDP2 together, in its working precision.
-        if any(base.__name__ == "FSDPModule" for base in type(module).__bases__):
-            module.reshard()
-    return model
+def hidden_neurons(strategy: Any) -> str | None:
+    """Why the neurons cannot be read under this strategy, or None."""
+    if hides_parameters(strategy):
+        return "under DeepSpeed stage 3, which spreads the parameters over the processes in a way of its own"
+    return None
+
+
+def hidden_updates(strategy: Any) -> str | None:
+    """Why the optimizer steps cannot be looked at under this strategy, or None."""
+    if hides_optimizer_steps(strategy) and not hides_parameters(strategy):
+        return "under DeepSpeed, whose optimizers call no hooks before and after a step"
+    return hidden_neurons(strategy)

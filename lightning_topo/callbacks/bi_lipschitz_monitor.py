@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.callbacks._group_monitor import Groups
-from lightning_topo.callbacks._monitor import require_positive_int
-from lightning_topo.callbacks._processes import measured_model
-from lightning_topo.callbacks._sample import NeuronSample
-from lightning_topo.callbacks._updates import UpdateMonitor
-from lightning_topo.functional import bi_lipschitz
+from lightning_topo.callbacks._admission import Admission
+from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import remember
+from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._processes import Processes, hidden_updates
+from lightning_topo.callbacks._run_length import RunLength
+from lightning_topo.callbacks._state import SavedState, count, figures
+from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks.log_keys import BILIPSCHITZ
+from lightning_topo.functional import BiLipschitz
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.sharding import measured_model
+from lightning_topo.updates import (
+    AlikeGroups,
+    LearningRate,
+    MeasuredSet,
+    Measurement,
+    StepHooks,
+    UnseenUpdates,
+    UpdateMeter,
+    expected_seconds,
+)
 
-# On a limited budget, groups are measured together while a turn's work (see NeuronSample) is at most this: 0.3 seconds
-# on one core.
-_WORK_PER_TURN = 2**25
+_UNSEEN = (
+    "Neurons move although no optimizer of the Trainer made a step that BiLipschitzMonitor could see, so that these "
+    "updates are not measured: an optimizer steps within the backward pass, by another method than step() (as SAM's "
+    "first_step), or is unknown to the Trainer. Return it from configure_optimizers, and call its step()."
+)
+# On a limited budget, groups are measured together while that is expected to take no longer than this.
+_SECONDS_PER_TURN = 0.3
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,16 @@ class BiLipschitzRecord:
     n_unresolved: int
 
 
-class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
+@dataclass(frozen=True)
+class _Pending:
+    """A measured update whose figures are on their way; no measurement where another process compares."""
+
+    step: int
+    rates: dict[str, LearningRate]
+    measurement: Measurement | None
+
+
+class BiLipschitzMonitor(OptionedCallback):
     """Measures how optimizer updates move the neurons relative to each other.
 
     For a neuron group with points p_i (all parameters that move with unit i) an update has
@@ -66,12 +96,16 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
     broken_updates, coverage}``: the largest κ and the smallest η* of the groups' latest values, the measured updates
     so far with κ >= 1, and the share of due updates that were measured.
 
-    Where ``max_overhead`` is limited, groups that together have too many neurons and parameters for one measurement
-    (about 0.3 s on one core) take turns.
+    A measurement waits for no device: its work is queued behind the update, and its figures are logged under the
+    update's step when they have arrived, at the latest before a logger's next values and at the end of the epoch. One
+    that is expected to take more than ``max_overhead`` allows is left out, the first included. Where the groups
+    together would take more than 0.3 s, they take turns.
 
     Training is not touched: the points are copied before and after ``optimizer.step`` and compared. Works with any
     torch optimizer, several of them, parameter groups, gradient accumulation, clipping, mixed precision and manual
     optimization. With several updates in one batch, the one of the largest κ is logged; the history has all.
+    Optimizers that are exchanged in the fit are taken up, and so are parameters (pruning, a layer that has grown);
+    where neurons move and no optimizer step was seen, a warning says so.
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
@@ -105,179 +139,326 @@ class BiLipschitzMonitor(UpdateMonitor[BiLipschitzRecord]):
         every_n_train_steps: int = 1,
         max_overhead: float | None = 0.05,
     ) -> None:
-        super().__init__(groups, every_n_train_steps, max_overhead)
+        self.groups = groups
         self.max_neurons = None if max_neurons is None else require_positive_int("max_neurons", max_neurons, at_least=2)
+        self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
+        self.max_overhead = require_share("max_overhead", max_overhead)
+        self.history: list[BiLipschitzRecord] = []
         self.broken_updates = 0
+        self.active = False
+        self._announcer = Announcer(type(self).__name__)
+        self._budget = OverheadBudget(self.max_overhead)
+        self._writer = LogWriter(self._announcer)
+        self._neurons = FoundGroups(groups, self._announcer)
+        self._hooks = StepHooks(self._before_step, self._after_step)
+        self._processes = Processes()
+        self._admission = Admission(self._budget, self._processes)
         self._updates: list[int] = []
-        self._samples: dict[str, NeuronSample] = {}
-        self._queues: list[deque[NeuronGroup]] = []
+        self._forget_fit()
+        self.skip_empty_hooks()
+        self.hear("on_train_batch_end", False)
+
+    def _forget_fit(self) -> None:
+        """Nothing of a fit is left: neither its model nor what is on its way."""
+        self._trainer: Any = None
         self._model: Any = None
-        self._before: dict[str, Tensor] = {}
-        self._learning_rates: dict[str, float] = {}
-        self._latest: dict[str, BiLipschitzRecord] = {}
+        self._length: RunLength | None = None
+        self._unseen: UnseenUpdates | None = None
+        self._meters: dict[int, UpdateMeter] = {}
+        self._queues: dict[int, deque[MeasuredSet]] = {}
+        self._measuring: tuple[int, dict[str, LearningRate]] | None = None
+        self._pending: list[_Pending] = []
         self._current: dict[str, BiLipschitzRecord] = {}
-        self._measured = False
+
+    @property
+    def discovery_seconds(self) -> float:
+        """Seconds that finding the groups took in this fit; they count as overhead."""
+        return self._budget.spent_on("discovery")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the groups are known, and with them the charts."""
+        return self._neurons.ready
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts of measurements, updates and broken updates."""
-        return {**super().state_dict(), "updates": list(self._updates), "broken_updates": self.broken_updates}
+        """Counts of measurements, updates and broken updates, and the figures that were logged last."""
+        return {
+            "due": self._budget.due,
+            "made": self._budget.made,
+            "updates": list(self._updates),
+            "broken_updates": self.broken_updates,
+            "last": dict(self._writer.last),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
-        super().load_state_dict(state_dict)
-        self._updates, self.broken_updates = list(state_dict["updates"]), state_dict["broken_updates"]
+        saved = SavedState(state_dict, self._announcer)
+        self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
+        self._updates = saved.get("updates", lambda value: list(map(count, value)), [])
+        self.broken_updates = saved.get("broken_updates", count, 0)
+        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
 
-    def forget(self) -> None:
-        """A run begins anew, and updates are counted from there."""
-        super().forget()
-        self._updates, self.broken_updates = [], 0
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
+        self._neurons.forget()
+        self._forget_fit()
+        self._processes = Processes.of(trainer)
+        self._admission = Admission(self._budget, self._processes)
+        self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
+        if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
+            self._budget.forget()
+            self._announcer.forget()
+            self._updates, self.broken_updates, self._writer.last = [], 0, {}
+        obstacle = hidden_updates(trainer.strategy) if self.active else None
+        if obstacle is not None:
+            self.active = False
+            if self._processes.lead:
+                self._announcer.warn_once(
+                    f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored."
+                )
+        self.hear("on_train_batch_start", self.active)
 
-    def groups_found(self, trainer: Any, pl_module: Any) -> None:
-        """Watch the optimizers' updates."""
-        keep_all = not self._processes.sharded  # only sampled rows are gathered
-        self._samples = {group.name: NeuronSample(group, self.max_neurons, keep_all) for group in self._found}
-        self._queues = [deque(self._found) for _ in trainer.optimizers]
-        self._current = {}
-        self._model = measured_model(trainer, pl_module)
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count training time."""
+        self._budget.start()
+        if self.active:
+            self._trainer, self._length = trainer, RunLength(trainer)
+            self._writer.publish_last(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Find the groups, once, and listen to the optimizers, also to those that have taken the place of others."""
+        if not self._neurons.ready:
+            self._find(trainer, pl_module, batch)
+        elif self._neurons.changed(trainer.optimizers):
+            with self._budget.spending(pl_module.device, kind="discovery"):
+                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._listen(trainer)
+        elif self._neurons.found:
+            if not self._hooks.attached_to(trainer.optimizers):
+                self._listen(trainer)
+            elif self._unseen is not None and self._unseen.noticed():
+                self._announcer.warn_once(_UNSEEN)
+
+    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        with self._budget.spending(pl_module.device, kind="discovery"):
+            self._neurons.find(trainer, pl_module, batch, self._processes)
+        if self._neurons.found:
+            self._model = measured_model(trainer, pl_module)
+            self._listen(trainer)
+        else:
+            self.hear("on_train_batch_start", False)
+        if self._processes.lead:
+            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                write_layout(trainer)
+
+    def _listen(self, trainer: Any) -> None:
+        """Look at the updates of the Trainer's optimizers."""
+        self._hooks.attach(trainer.optimizers)
+        self._meters, self._queues = {}, {}
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
-        self.listen(trainer)
+        self._unseen = UnseenUpdates(p for group in self._neurons.found for p in group.parameters(self._model))
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        charts = {"learning rate η and critical learning rate η*": _tags("bilipschitz", "learning_rate", "critical_lr")}
-        for group in self._found:
-            prefix = f"bilipschitz/{group.name}"
-            if len(self._found) > 1:
-                charts[f"{group.name}: η and η*"] = _tags(prefix, "learning_rate", "critical_lr")
-            charts[f"{group.name}: lower and upper constant"] = _tags(prefix, "lower", "upper")
+        keys = BILIPSCHITZ
+        rates = ("learning_rate", "critical_lr")
+        charts = {"learning rate η and critical learning rate η*": [keys.of_run(name) for name in rates]}
+        for group in self._neurons.found:
+            if len(self._neurons.found) > 1:
+                charts[f"{group.name}: η and η*"] = [keys.of_group(group.name, name) for name in rates]
+            constants = [keys.of_group(group.name, name) for name in ("lower", "upper")]
+            charts[f"{group.name}: lower and upper constant"] = constants
         return charts
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Disarm the hooks and log what the batch's updates did."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._measured:
-            with self._budget.spending():
-                self._current |= self._latest
-                metrics = _metrics(self._latest, self._current.values(), self.broken_updates) if self._latest else {}
-                self.write(trainer, metrics)
-            self._latest, self._measured = {}, False
-
-    def release(self) -> None:
-        """Listen no more."""
-        super().release()
-        self._before, self._latest, self._measured, self._model = {}, {}, False, None
-
-    def before_step(self, index: int, optimizer: Optimizer) -> None:
+    def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons, where the update is to be measured."""
-        self._before = {}
+        self._measuring = None
+        if not any(callback is self for callback in self._trainer.callbacks):
+            return  # a search within the run has set its callbacks aside: the update is not the run's
         due = self._updates[index] % self.every_n_train_steps == 0
         self._updates[index] += 1
-        if due and self.admits():
-            self._measured = True
-            if self._processes.read:
-                with self.never_fatal(), self._budget.spending(self._model.device):
-                    self._before_update(index, optimizer, self._model)
+        if due:
+            self._begin(index, optimizer)
 
-    def after_step(self, index: int, optimizer: Optimizer) -> None:
-        """Compare the neurons with those that were kept."""
-        if self._before:
-            with self.never_fatal(), self._budget.spending(self._model.device):
-                self._after_update(self._model)
+    def _begin(self, index: int, optimizer: Optimizer) -> None:
+        """Keep the neurons whose turn it is, if the budget allows it."""
+        if self._neurons.changed(self._trainer.optimizers):
+            return  # within this batch; they are found again at the next
+        guess = run_time = 0.0
+        if self.max_overhead is not None and self._processes.lead and not self._budget.knows(""):
+            with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):
+                guess = expected_seconds(self._turn(index, optimizer), self.max_neurons)
+                run_time = self._length.seconds(self._budget.training) if self._length else 0.0
+        if not self._admission.admits("", guess, run_time):
+            return
+        self._measuring = index, {}
+        if self._processes.read:
+            with self._announcer.never_fatal(), self._budget.spending(self._model.device):
+                turn = self._turn(index, optimizer)
+                self._measuring = index, self._meters[index].learning_rates(turn)
+                self._queues[index].rotate(-len(turn))
+                self._meters[index].before(turn)
 
-    def _before_update(self, index: int, optimizer: Optimizer, model: Any) -> None:
-        for group, learning_rate in self._turn(index, optimizer, model):
-            self._learning_rates[group.name] = learning_rate
-            self._before[group.name] = self._samples[group.name].before(model)
-
-    def _turn(self, index: int, optimizer: Optimizer, model: Any) -> list[tuple[NeuronGroup, float]]:
-        """Groups to measure now, and their learning rates: on a limited budget those that have waited longest.
-
-        The rates are read before the update: after it a scheduler may already have set the next ones.
-        """
-        queue, work = self._queues[index], 0
-        turn: list[tuple[NeuronGroup, float]] = []
-        for _ in range(len(queue)):
-            learning_rate = _learning_rate(queue[0], optimizer, model)
-            if learning_rate is not None:
-                work += self._samples[queue[0].name].work(model)
-                if turn and work > _WORK_PER_TURN and self.max_overhead is not None:
+    def _turn(self, index: int, optimizer: Optimizer) -> list[MeasuredSet]:
+        """What to measure now: on a limited budget the sets that have waited longest."""
+        if index not in self._meters:
+            everything = self._model, self._neurons.found, self.max_neurons
+            self._meters[index] = UpdateMeter(
+                optimizer, *everything, sharded=self._processes.sharded, compares=self._processes.lead
+            )
+            self._queues[index] = deque(self._portions(self._meters[index]))
+        elif self._meters[index].refresh():
+            self._queues[index] = deque(self._portions(self._meters[index]))
+        queue, expected = self._queues[index], 0.0
+        turn: list[MeasuredSet] = []
+        for one in queue:
+            if self.max_overhead is not None:
+                expected += expected_seconds([one], self.max_neurons)
+                if turn and expected > _SECONDS_PER_TURN:
                     break
-                turn.append((queue[0], learning_rate))
-            queue.rotate(-1)
+            turn.append(one)
         return turn
 
-    def _after_update(self, model: Any) -> None:
-        before, self._before = self._before, {}
-        moved = [group for group in self._found if group.name in before]
-        # All are read before any is compared: what fails in the first process must not keep the others waiting.
-        after = {group.name: self._samples[group.name].after(model) for group in moved}
-        if not self._processes.lead:
+    def _portions(self, meter: UpdateMeter) -> list[MeasuredSet]:
+        """The sets of a meter, on a limited budget none that takes longer than a turn if it can be divided."""
+        if self.max_overhead is None:
+            return meter.sets
+        portions: list[MeasuredSet] = []
+        for one in meter.sets:
+            parts = math.ceil(expected_seconds([one], self.max_neurons) / max(_SECONDS_PER_TURN, 1e-9))
+            portions += one.split(-(-len(one.groups) // parts)) if isinstance(one, AlikeGroups) else [one]
+        return portions
+
+    def _after_step(self, index: int, optimizer: Optimizer) -> None:
+        """Compare the neurons with those that were kept; what comes of it is read later."""
+        if self._unseen is not None:
+            self._unseen.seen = True
+        if self._measuring is None or self._measuring[0] != index:
             return
-        compared = [self._compare(group, before[group.name], after[group.name], model) for group in moved]
-        records = [record for record in compared if record is not None]
-        # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
-        if not any(record.criticality != 0 for record in records):
-            return
-        self.broken_updates += any(record.criticality >= 1 for record in records)
-        self.remember(records)
-        for record in records:
-            known = self._latest.get(record.group)
-            if known is None or not record.criticality <= known.criticality:
-                self._latest[record.group] = record
+        (_, rates), self._measuring = self._measuring, None
+        measurement = None
+        if rates:
+            with self._announcer.never_fatal(), self._budget.spending(self._model.device):
+                measurement = self._meters[index].after()
+        self._pending.append(_Pending(logger_step(self._trainer), rates, measurement))
+        self.hear("on_train_batch_end", True)
 
-    def _compare(self, group: NeuronGroup, before: Tensor, after: Tensor, model: Any) -> BiLipschitzRecord | None:
-        eps = _eps(group, model)
-        before, after = self._samples[group.name].chosen(before, after, eps)
-        if not bool(before.isfinite().all() & after.isfinite().all()):
-            self.warn_diverged(group, self._step)
-            self._current.pop(group.name, None)
-            return None
-        result = bi_lipschitz(before, after, eps)
-        rate, critical = self._learning_rates[group.name], result.criticality
-        return BiLipschitzRecord(
-            self._step,
-            group.name,
-            rate,
-            result.lower,
-            result.upper,
-            result.distortion,
-            critical,
-            rate / critical if critical != 0 else math.inf,
-            result.n_unresolved,
-        )
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what has arrived of the updates measured so far."""
+        self._deliver(trainer, wait=self._processes.several or _needs_all(trainer))
+        self.hear("on_train_batch_end", bool(self._pending))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the rest of the epoch, for those that look at it now."""
+        self._deliver(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Log the rest of what was measured before a validation."""
+        self._deliver(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the rest, and listen no more."""
+        self._deliver(trainer)
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Keep in the history what has arrived, and listen no more."""
+        with self._announcer.never_fatal():
+            for _, pending in groupby(self._pending, key=lambda pending: pending.step):
+                self._records(list(pending))
+        self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Listen no more."""
+        self._release()
+
+    def _release(self) -> None:
+        self._hooks.release()
+        self._forget_fit()
+        self.hear("on_train_batch_end", False)
+
+    def _deliver(self, trainer: Any, wait: bool = True) -> None:
+        """Log measured updates, step by step, those whose figures have arrived, or all; every process enters."""
+        for step, pending in groupby(list(self._pending), key=lambda pending: pending.step):
+            batch = list(pending)
+            if not wait and not all(one.measurement is None or one.measurement.ready for one in batch):
+                return
+            del self._pending[: len(batch)]
+            with self._budget.spending():
+                metrics: dict[str, float] = {}
+                with self._announcer.never_fatal():
+                    metrics = self._records(batch)
+                self._writer.write(trainer, metrics, self._processes, step)
+
+    def _records(self, batch: Sequence[_Pending]) -> dict[str, float]:
+        """Remember what the updates of a batch did, and the figures to be logged of them."""
+        latest: dict[str, BiLipschitzRecord] = {}
+        for one in batch:
+            records = [] if one.measurement is None else self._of_one(one, one.measurement)
+            # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
+            if not any(record.criticality != 0 for record in records):
+                continue
+            self.broken_updates += any(record.criticality >= 1 for record in records)
+            remember(self.history, records)
+            for record in records:
+                known = latest.get(record.group)
+                if known is None or not record.criticality <= known.criticality:
+                    latest[record.group] = record
+        if not latest:
+            return {}
+        self._current |= latest
+        coverage = {BILIPSCHITZ.coverage: self._budget.coverage}
+        return _metrics(latest, self._current.values(), self.broken_updates) | coverage
+
+    def _of_one(self, update: _Pending, measurement: Measurement) -> list[BiLipschitzRecord]:
+        order = {group.name: number for number, group in enumerate(self._neurons.found)}
+        records = []
+        for group, constants in measurement.constants():
+            if constants is None:
+                self._current.pop(group.name, None)
+                self._announcer.warn_once(
+                    f"Neurons of {group.name} are NaN or infinite at step {update.step}: the run has diverged there. "
+                    f"{type(self).__name__} goes on with the other groups.",
+                    kind=f"diverged {group.name}",
+                )
+            else:
+                records.append(_record(update.step, group, float(update.rates[group.name]), constants))
+        return sorted(records, key=lambda record: order.get(record.group, 0))
 
 
-def _learning_rate(group: NeuronGroup, optimizer: Optimizer, model: Any) -> float | None:
-    """Largest rate at which the optimizer moves the neurons, or None when it does not hold them."""
-    members = {id(parameter) for parameter in group.parameters(model)}
-    rates = [
-        float(settings.get("lr", math.nan))
-        for settings in optimizer.param_groups
-        if any(id(parameter) in members for parameter in settings["params"])
-    ]
-    return max(rates, default=None)
+def _needs_all(trainer: Any) -> bool:
+    """Whether somebody may look at the figures, or log a later step, before the next batch ends."""
+    following, every = logger_step(trainer) + 1, trainer.log_every_n_steps
+    due = every > 0 and (following % every == 0 or (following + 1) % every == 0)
+    return due or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
-def _eps(group: NeuronGroup, model: Any) -> float:
-    """Spacing of the coarsest numbers that the neurons are stored in."""
-    return max(torch.finfo(parameter.dtype).eps for parameter in group.parameters(model))
-
-
-def _tags(prefix: str, *names: str) -> list[str]:
-    return [f"{prefix}/{name}" for name in names]
+def _record(step: int, group: NeuronGroup, rate: float, constants: BiLipschitz) -> BiLipschitzRecord:
+    critical = constants.criticality
+    return BiLipschitzRecord(
+        step,
+        group.name,
+        rate,
+        constants.lower,
+        constants.upper,
+        constants.distortion,
+        critical,
+        rate / critical if critical != 0 else math.inf,
+        constants.n_unresolved,
+    )
 
 
 def _metrics(
     records: dict[str, BiLipschitzRecord], current: Iterable[BiLipschitzRecord], broken_updates: int
 ) -> dict[str, float]:
-    metrics: dict[str, float] = {"bilipschitz/broken_updates": broken_updates}
-    fields = ("learning_rate", "lower", "upper", "distortion", "criticality", "critical_lr")
+    keys = BILIPSCHITZ
+    metrics: dict[str, float] = {keys.of_run("broken_updates"): broken_updates}
     for name, record in records.items():
-        metrics |= {f"bilipschitz/{name}/{field}": getattr(record, field) for field in fields}
+        metrics |= {keys.of_group(name, field): getattr(record, field) for field in keys.group}
     resolved = [record for record in current if not math.isnan(record.criticality)]
     if resolved:
-        metrics["bilipschitz/learning_rate"] = max(record.learning_rate for record in resolved)
-        metrics["bilipschitz/criticality"] = max(record.criticality for record in resolved)
-        metrics["bilipschitz/critical_lr"] = min(record.critical_lr for record in resolved)
+        metrics[keys.of_run("learning_rate")] = max(record.learning_rate for record in resolved)
+        metrics[keys.of_run("criticality")] = max(record.criticality for record in resolved)
+        metrics[keys.of_run("critical_lr")] = min(record.critical_lr for record in resolved)
     return metrics

@@ -4,52 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_topo.callbacks._group_monitor import GroupMonitor, Groups
-from lightning_topo.callbacks._monitor import logger_step, multiple_reached, require_positive_int
-from lightning_topo.callbacks._processes import measured_model
-from lightning_topo.callbacks._snapshot import Cloud, Snapshot
-from lightning_topo.callbacks._tensorboard import has_tensorboard
+from lightning_topo.callbacks._admission import Admission
+from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._due import multiple_reached
+from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import remember
+from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._processes import Processes, hidden_neurons
+from lightning_topo.callbacks._run_length import RunLength
+from lightning_topo.callbacks._starts import Starts
+from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
+from lightning_topo.callbacks._tensorboard import has_tensorboard, write_layout
+from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord
+from lightning_topo.callbacks._topology_cost import expected_seconds
 from lightning_topo.callbacks._topology_figures import TopologyFigures
-from lightning_topo.functional import Persistence, persistence_entropy, total_persistence
-from lightning_topo.functional.betti import betti_of_distances
+from lightning_topo.callbacks.log_keys import TOPOLOGY
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.sharding import measured_model
+
+# The neurons of the start are kept until there is time to measure them, up to this many numbers of all groups (256 MiB
+# in single precision).
+_MOST_KEPT = 2**26
 
 
-@dataclass(frozen=True)
-class PersistenceRecord:
-    """Topology of one neuron group at one time; tuples have one entry a homology dimension.
-
-    Attributes:
-        step: Step under which it was logged.
-        group: Name of the neuron group.
-        betti: Betti numbers of all neurons (up to ``betti_max_neurons``) at ``scale`` times their diameter.
-        entropy: Persistence entropy of the sample's diagrams, in nats.
-        total_persistence: Sum of the finite bars' lengths.
-        drift: Bottleneck distance to the first diagrams, each divided by its diameter.
-        certified_betti: Bars of the sample's first diagrams that are certainly alive now, by the bi-Lipschitz
-            constants of the sample's way since then.
-        covering_radius: Largest distance of a neuron to the sample; 0 when all neurons are in it.
-        diameter: Largest distance between two neurons of the sample.
-    """
-
-    step: int
-    group: str
-    betti: tuple[int, ...]
-    entropy: tuple[float, ...]
-    total_persistence: tuple[float, ...]
-    drift: tuple[float, ...]
-    certified_betti: tuple[int, ...]
-    covering_radius: float
-    diameter: float
-
-
-class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
+class PersistenceMonitor(OptionedCallback):
     """Measures the topology of the neurons: Betti numbers, persistence, and how far they are from the start.
 
     Betti numbers b0 (components), b1 (loops), b2 (voids) are those of the Vietoris-Rips complex of a group's neurons
@@ -64,8 +49,10 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
     while the run has spent less than a second in all, or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
-    and at the end of training. Groups that take more than ``max_overhead`` allows take turns; drift is then counted
-    from the first turn of each.
+    and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
+    the first included: the neurons of the start are kept, and measured as soon as the length of the run is known and
+    there is time for it. Groups that take more take turns. Where parameters are replaced in the fit (pruning, a layer
+    that has grown), the groups are found again, and of neurons that are others now drift is counted anew.
 
     Args:
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
@@ -109,7 +96,9 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         tolerance: float = 0.0,
         figures: bool = True,
     ) -> None:
-        super().__init__(groups, every_n_train_steps, max_overhead)
+        self.groups = groups
+        self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
+        self.max_overhead = require_share("max_overhead", max_overhead)
         self.max_dim = require_positive_int("max_dim", max_dim, at_least=0)
         self.max_neurons = require_positive_int("max_neurons", max_neurons, at_least=2)
         self.betti_max_dim = require_positive_int("betti_max_dim", betti_max_dim, at_least=0)
@@ -119,166 +108,245 @@ class PersistenceMonitor(GroupMonitor[PersistenceRecord]):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
-        self._figures = TopologyFigures(self._budget, scale, self.never_fatal)
-        self._turns: list[NeuronGroup] = []
-        self._dearest = 0.0
-        self._forget_start()
-
-    def _forget_start(self) -> None:
-        self._first: dict[str, Snapshot] = {}
-        self._last: dict[str, Snapshot] = {}
-        self._betti_indices: dict[str, Tensor] = {}
-        self._n_measured: dict[str, int] = {}
+        self.history: list[PersistenceRecord] = []
+        self.active = False
+        self._announcer = Announcer(type(self).__name__)
+        self._budget = OverheadBudget(self.max_overhead)
+        self._writer = LogWriter(self._announcer)
+        self._neurons = FoundGroups(groups, self._announcer)
+        self._figures = TopologyFigures(self._budget, scale, self._announcer.never_fatal)
+        compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
+        self._topology = GroupTopology(*compared, Starts(self._announcer))
+        self._processes = Processes()
+        self._admission = Admission(self._budget, self._processes)
         self._measured_at: int | None = None
+        self._forget_fit()
+        self.skip_empty_hooks()
 
-    def forget(self) -> None:
-        """A run begins anew, and drift is counted from there."""
-        super().forget()
-        self._forget_start()
+    def _forget_fit(self) -> None:
+        """Nothing of a fit's model is left."""
+        self._model: Any = None
+        self._length: RunLength | None = None
+        self._turns: list[NeuronGroup] = []
+        self._kept: dict[str, tuple[int, Tensor]] = {}
+
+    @property
+    def discovery_seconds(self) -> float:
+        """Seconds that finding the groups took in this fit; they count as overhead."""
+        return self._budget.spent_on("discovery")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the groups are known, and with them the charts."""
+        return self._neurons.ready
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, and the first snapshot of each group as tensors and numbers."""
-        first = {
-            name: {
-                "indices": snapshot.indices,
-                "points": snapshot.points,
-                "diagrams": list(snapshot.diagrams.diagrams),
-                "diameter": snapshot.diagrams.diameter,
-                "betti_indices": self._betti_indices[name],
-                "n_measured": self._n_measured[name],
-            }
-            for name, snapshot in self._first.items()
-        }
-        return {**super().state_dict(), "first": first, "measured_at": self._measured_at}
+        """Counts, the first snapshot of each group as tensors and numbers, and the figures that were logged last."""
+        counts = {"due": self._budget.due, "made": self._budget.made, "measured_at": self._measured_at}
+        return {**counts, "first": self._topology.starts.state(), "last": dict(self._writer.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the saved first snapshots."""
-        super().load_state_dict(state_dict)
-        self._forget_start()
-        self._measured_at = state_dict["measured_at"]
-        for name, saved in state_dict["first"].items():
-            diagrams = Persistence(tuple(saved["diagrams"]), saved["diameter"], 0.0, len(saved["points"]))
-            self._first[name] = Snapshot(saved["indices"], saved["points"], diagrams)
-            self._betti_indices[name] = saved["betti_indices"]
-            self._n_measured[name] = saved["n_measured"]
+        saved = SavedState(state_dict, self._announcer)
+        self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
+        self._measured_at = saved.get("measured_at", count_or_none, None)
+        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
+        self._topology.starts.forget()
+        saved.get("first", self._topology.starts.load, None)
 
-    def groups_found(self, trainer: Any, pl_module: Any) -> None:
-        """Take the first snapshots, unless a checkpoint brought them."""
-        model = measured_model(trainer, pl_module)
-        self._turns, self._dearest = list(self._found), 0.0
-        for name, snapshot in list(self._first.items()):
-            if not self._fits(name, snapshot, model):
-                self._warn_once(
-                    f"The checkpoint holds a first snapshot of neuron group {name!r} that does not fit this model; "
-                    "PersistenceMonitor drops it and measures drift from here on."
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
+        self._neurons.forget()
+        self._forget_fit()
+        self._topology.forget_last()
+        self._processes = Processes.of(trainer)
+        self._admission = Admission(self._budget, self._processes)
+        self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
+        if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
+            self._budget.forget()
+            self._announcer.forget()
+            self._topology.starts.forget()
+            self._measured_at, self._writer.last = None, {}
+        obstacle = hidden_neurons(trainer.strategy) if self.active else None
+        if obstacle is not None:
+            self.active = False
+            if self._processes.lead:
+                self._announcer.warn_once(
+                    f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored."
                 )
-                for kept in (self._first, self._betti_indices, self._n_measured):
-                    del kept[name]
-        if self._processes.agreed(any(group.name not in self._first for group in self._found)):
+        self.hear("on_train_batch_start", self.active)
+        self.hear("on_train_batch_end", self.active)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count training time."""
+        self._budget.start()
+        if self.active:
+            self._length = RunLength(trainer)
+            self._writer.publish_last(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Find the groups, and take the first snapshots, unless a checkpoint brought them."""
+        self.hear("on_train_batch_start", False)
+        with self._budget.spending(pl_module.device, kind="discovery"):
+            found = self._neurons.find(trainer, pl_module, batch, self._processes)
+        if found:
+            self._begin(trainer, pl_module, found)
+        if self._processes.lead:
+            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                write_layout(trainer)
+
+    def _begin(self, trainer: Any, pl_module: Any, found: Sequence[NeuronGroup]) -> None:
+        self._model, self._turns = measured_model(trainer, pl_module), list(found)
+        with self._announcer.never_fatal():
+            sizes = {group.name: (self._pool_size(group), group.dimension(self._model)) for group in found}
+            self._topology.starts.drop_unfit(sizes)
+        missing = self._processes.agreed([group.name for group in found if group.name not in self._topology.starts])
+        if not missing:
+            return
+        if self.max_overhead is None or self._processes.several:
             self._measure(trainer, pl_module)
+        else:
+            with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
+                self._keep(logger_step(trainer), [group for group in found if group.name in missing])
+
+    def _keep(self, step: int, groups: Sequence[NeuronGroup]) -> None:
+        """Keep the neurons of the start, to be measured when there is time for it."""
+        total = 0
+        for group in groups:
+            total += group.n_units(self._model) * group.dimension(self._model)
+            if total <= _MOST_KEPT:
+                self._kept[group.name] = step, group.points(self._model)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Measure when a due number of optimizer steps is reached."""
-        if self._found and multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
-            self._measure(trainer, pl_module)
+        """Measure when a due number of optimizer steps is reached, and what is left of the start."""
+        if self._neurons.found:
+            if multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
+                self._find_again(trainer, pl_module, batch)
+                self._measure(trainer, pl_module)
+            elif self._kept and self._length is not None and self._length.doubled():
+                self._measure_starts(trainer)
+
+    def _find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
+        if self._neurons.changed(trainer.optimizers):
+            with self._budget.spending(pl_module.device, kind="discovery"):
+                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            names = [group.name for group in self._neurons.found]
+            self._turns = list(self._neurons.found)
+            self._kept = {name: kept for name, kept in self._kept.items() if name in names}
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what training ended with."""
-        if self._found:
+        if self._neurons.found:
+            self._find_again(trainer, pl_module, None)
             self._measure(trainer, pl_module)
             self._figures.draw_last(trainer)
+            if self._processes.lead and self._budget.left_all_out:
+                self._announcer.warn_once(
+                    "PersistenceMonitor measured nothing in this fit: a measurement takes longer than "
+                    f"max_overhead={self.max_overhead:g} leaves in a fit of this length. Pass a larger max_overhead, "
+                    "or None to measure at every due step."
+                )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw the figures that have waited."""
         self._figures.draw_last(trainer, latest=False)
 
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the model."""
+        self._forget_fit()
+
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
         numbers = range(self.betti_max_dim + 1)
         return {
-            f"{group.name}: Betti numbers": [f"topology/{group.name}/betti_{k}" for k in numbers]
-            for group in self._found
+            f"{group.name}: Betti numbers": [TOPOLOGY.of_dimension(group.name, "betti", k) for k in numbers]
+            for group in self._neurons.found
         }
 
-    def _fits(self, name: str, snapshot: Snapshot, model: Any) -> bool:
-        group = next((group for group in self._found if group.name == name), None)
-        if group is None:
-            return False
-        pool = self._pool(group, model)
-        n = group.n_units(model) if pool is None else len(pool)
-        most = int(max(snapshot.indices.max(), self._betti_indices[name].max()))
-        return most < n and group.dimension(model) == snapshot.points.shape[1]
+    def _pool_size(self, group: NeuronGroup) -> int:
+        pool = self._pool(group)
+        return group.n_units(self._model) if pool is None else len(pool)
 
-    def _measure(self, trainer: Any, pl_module: Any) -> None:
-        if self._measured_at == trainer.global_step:
-            return  # gradient accumulation, or the end right after a due step
-        metrics: dict[str, float] = {}
-        model, admitted = measured_model(trainer, pl_module), False
-        for group in list(self._turns):
-            # A first measurement is expected to cost what the dearest so far did.
-            if self.admits(group.name, guess=self._dearest):
-                admitted, spent = True, self._budget.spent
-                self._turns.append(self._turns.pop(self._turns.index(group)))
-                with self.never_fatal(), self._budget.spending(pl_module.device):
-                    points = group.points(model, self._pool(group, model)) if self._processes.read else None
-                    if points is not None and self._processes.lead:
-                        metrics |= self._measure_group(group, trainer, points)
-                self._dearest = max(self._dearest, self._budget.spent - spent)
-        self._measured_at = trainer.global_step
-        if admitted:
-            with self._budget.spending():
-                self.write(trainer, metrics)
-        self._figures.draw_affordable(trainer)
-
-    def _pool(self, group: NeuronGroup, model: Any) -> Tensor | None:
+    def _pool(self, group: NeuronGroup) -> Tensor | None:
         """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
-        n = group.n_units(model)
+        n = group.n_units(self._model)
         if not self._processes.sharded or n <= self.betti_max_neurons:
             return None
         return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
 
-    def _measure_group(self, group: NeuronGroup, trainer: Any, points: Tensor) -> dict[str, float]:
-        step = logger_step(trainer)
-        if not bool(points.isfinite().all()):
-            self.warn_diverged(group, step)
-            return {}
-        cloud = Cloud(points)
-        snapshot, first = self._snapshot(group.name, cloud), self._first[group.name]
-        self._n_measured[group.name] = self._n_measured.get(group.name, 0) + 1
-        all_or_many = cloud.distances(self._betti_indices[group.name])
-        record = PersistenceRecord(
-            step,
-            group.name,
-            betti_of_distances(all_or_many, self.scale, self.betti_max_dim),
-            persistence_entropy(snapshot.diagrams),
-            total_persistence(snapshot.diagrams),
-            snapshot.drift_from(first),
-            snapshot.certified_since(first, self.scale),
-            cloud.covering_radius(first.indices),
-            snapshot.diagrams.diameter,
-        )
-        self.remember([record])
-        if self.figures and has_tensorboard(trainer):
-            self._figures.add(group.name, step, snapshot, first.points, self._n_measured[group.name])
-        return _metrics(record)
+    def _admits(self, group: NeuronGroup) -> bool:
+        return self._admission.admits(group.name, *self._prospect(group))
 
-    def _snapshot(self, name: str, cloud: Cloud) -> Snapshot:
-        if name not in self._first:
-            self._betti_indices[name] = cloud.farthest_point_sample(self.betti_max_neurons)
-            indices = cloud.farthest_point_sample(self.max_neurons)
-            self._first[name] = self._last[name] = Snapshot.take(cloud, indices, self.max_dim)
-        elif name not in self._last or not self._last[name].still_holds(cloud, self.tolerance):
-            self._last[name] = Snapshot.take(cloud, self._first[name].indices, self.max_dim)
-        return self._last[name]
+    def _affords(self, group: NeuronGroup) -> bool:
+        return self._budget.affords(group.name, *self._prospect(group))
+
+    def _prospect(self, group: NeuronGroup) -> tuple[float, float]:
+        """What the group's first measurement will cost, and the training time of the run, both in seconds."""
+        guess = run_time = 0.0
+        if self.max_overhead is not None and self._processes.lead and not self._budget.knows(group.name):
+            with self._announcer.never_fatal():
+                n, dimension = self._pool_size(group), group.dimension(self._model)
+                guess = expected_seconds(n, dimension, self.betti_max_neurons)
+                run_time = self._length.seconds(self._budget.training) if self._length else 0.0
+        return guess, run_time
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the groups that there is time for; every process enters."""
+        if self._measured_at == trainer.global_step:
+            return  # gradient accumulation, or the end right after a due step
+        self._measure_starts(trainer)
+        metrics: dict[str, float] = {}
+        self._model, admitted = measured_model(trainer, pl_module), False
+        for group in list(self._turns):
+            if group.name not in self._kept and self._admits(group):
+                admitted = True
+                self._turns.append(self._turns.pop(self._turns.index(group)))
+                with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
+                    if self._processes.read:
+                        points = group.points(self._model, self._pool(group))
+                        if self._processes.lead:
+                            metrics |= self._measure_group(group, trainer, points, logger_step(trainer))
+        self._measured_at = trainer.global_step
+        if admitted:
+            self._write(trainer, metrics, logger_step(trainer))
+        self._figures.draw_affordable(trainer)
+
+    def _measure_starts(self, trainer: Any) -> None:
+        """Measure the neurons of the start that were kept, those that there is time for by now."""
+        for group in self._neurons.found:
+            if group.name in self._kept and self._affords(group) and self._admits(group):
+                step, points = self._kept.pop(group.name)
+                metrics: dict[str, float] = {}
+                with self._announcer.never_fatal(), self._budget.spending(points.device):
+                    metrics = self._measure_group(group, trainer, points, step)
+                self._write(trainer, metrics, step)
+
+    def _write(self, trainer: Any, metrics: dict[str, float], step: int) -> None:
+        with self._budget.spending():
+            coverage = {TOPOLOGY.coverage: self._budget.coverage} if metrics else {}
+            self._writer.write(trainer, metrics | coverage, self._processes, step)
+
+    def _measure_group(self, group: NeuronGroup, trainer: Any, points: Tensor, step: int) -> dict[str, float]:
+        if not bool(points.isfinite().all()):
+            self._announcer.warn_once(
+                f"Neurons of {group.name} are NaN or infinite at step {step}: the run has diverged there. "
+                f"{type(self).__name__} goes on with the other groups.",
+                kind=f"diverged {group.name}",
+            )
+            return {}
+        record, snapshot, start = self._topology.measure(group.name, points, step)
+        remember(self.history, [record])
+        if self.figures and has_tensorboard(trainer):
+            self._figures.add(group.name, step, snapshot, start.snapshot.points, start.n_measured)
+        return _metrics(record)
 
 
 def _metrics(record: PersistenceRecord) -> dict[str, float]:
-    prefix = f"topology/{record.group}"
     metrics: dict[str, float] = {
-        f"{prefix}/covering_radius": record.covering_radius,
-        f"{prefix}/diameter": record.diameter,
+        TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group
     }
-    for field in ("betti", "entropy", "total_persistence", "drift", "certified_betti"):
-        values: Sequence[float] = getattr(record, field)
-        metrics |= {f"{prefix}/{field}_{k}": value for k, value in enumerate(values)}
+    for name in TOPOLOGY.dimension:
+        values: Sequence[float] = getattr(record, name)
+        metrics |= {TOPOLOGY.of_dimension(record.group, name, k): value for k, value in enumerate(values)}
     return metrics

@@ -6,14 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_topo.callbacks._monitor import Monitor
+    from lightning_topo.callbacks._options import OptionedCallback
 
 VARIABLE = "LIGHTNING_TOPO"
 _OFF = {"", "0", "false", "no", "off"}
 _ON = {"1", "true", "yes", "on", "all"}
 
 
-def callbacks_from_environment() -> list[Monitor]:
+def callbacks_from_environment() -> list[OptionedCallback]:
     """The monitors that ``LIGHTNING_TOPO`` asks for, for every Trainer that is made.
 
     ``LIGHTNING_TOPO=1`` adds the three monitors with their defaults, ``LIGHTNING_TOPO=bilipschitz,persistence``
@@ -35,7 +35,7 @@ def callbacks_from_environment() -> list[Monitor]:
     unknown = [name for name in names if name not in kinds]
     if unknown:
         raise ValueError(f"{VARIABLE} takes 1, 0 or a list of {', '.join(kinds)}; but got {', '.join(unknown)!r}.")
-    monitors: list[Monitor] = [kinds[name]() for name in names]
+    monitors: list[OptionedCallback] = [kinds[name]() for name in names]
     for monitor in monitors:
         monitor.from_environment = True
     return monitors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topo._lightning import shards_parameters
-from lightning_topo.callbacks._monitor import Monitor, logger_step, multiple_reached
+from lightning_topo.callbacks._admission import Admission
+from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._due import multiple_reached
+from lightning_topo.callbacks._history import remember
+from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._processes import Processes
+from lightning_topo.callbacks._run_length import batches_left
+from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
 from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks.log_keys import SHARPNESS
 from lightning_topo.functional import sharpness
+from lightning_topo.sharding import shards_parameters
 
 _MAX_ITER = 40
 _TOLERANCE = 1e-2
@@ -39,7 +48,7 @@ class SharpnessRecord:
     inverse: float
 
 
-class SharpnessMonitor(Monitor[SharpnessRecord]):
+class SharpnessMonitor(OptionedCallback):
     """Measures the sharpness λmax of the training loss on the batch at hand.
 
     λmax is the largest eigenvalue of the Hessian of the batch's loss over all trainable parameters, by Lanczos
@@ -73,86 +82,101 @@ class SharpnessMonitor(Monitor[SharpnessRecord]):
     name = "sharpness"
 
     def __init__(self, every_n_train_steps: int = 100, max_overhead: float | None = 0.05) -> None:
-        super().__init__(every_n_train_steps, max_overhead)
-        self._armed = False
+        self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
+        self.max_overhead = require_share("max_overhead", max_overhead)
+        self.history: list[SharpnessRecord] = []
+        self.active = self.ready = False
+        self._announcer = Announcer(type(self).__name__)
+        self._budget = OverheadBudget(self.max_overhead)
+        self._writer = LogWriter(self._announcer)
+        self._processes = Processes()
+        self._admission = Admission(self._budget, self._processes)
         self._last_step: int | None = None
         self._batch_began = 0.0
         self._batches = 0.0
+        self.skip_empty_hooks()
+        self.hear("on_before_backward", False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts of measurements, and the step at which the last batch began."""
-        return {**super().state_dict(), "last_step": self._last_step}
+        """Counts of measurements, the step at which the last batch began, and the figures that were logged last."""
+        counts = {"due": self._budget.due, "made": self._budget.made}
+        return {**counts, "last_step": self._last_step, "last": dict(self._writer.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
-        super().load_state_dict(state_dict)
-        self._last_step = state_dict.get("last_step")
+        saved = SavedState(state_dict, self._announcer)
+        self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
+        self._last_step = saved.get("last_step", count_or_none, None)
+        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
 
-    def forget(self) -> None:
-        """A run begins anew."""
-        super().forget()
-        self._last_step = None
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Decide whether to measure."""
+        self.ready = False
+        self._processes = Processes.of(trainer)
+        self._admission = Admission(self._budget, self._processes)
+        self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
+        if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
+            self._budget.forget()
+            self._announcer.forget()
+            self._last_step, self._writer.last = None, {}
+        if self.active and shards_parameters(trainer.strategy):
+            self.active = False
+            if self._processes.lead:
+                self._announcer.warn_once(
+                    f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}: a loss of "
+                    "sharded parameters has no second derivative, because the whole parameters are gone after the "
+                    "forward pass. Training goes on unmonitored."
+                )
+        self.hear("on_train_batch_start", self.active)
+        self.hear("on_before_backward", False)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
-        super().on_train_start(trainer, pl_module)
+        self._budget.start()
         self.ready = True
-        self._batches = _batches_left(trainer)
+        self._batches = batches_left(trainer)
+        if self.active:
+            self._writer.publish_last(trainer)
         if self._processes.lead:
-            write_layout(trainer)
+            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                write_layout(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Arm the monitor at the first batch of a due step."""
+        """Listen to the loss of the first batch of a due step."""
         step = trainer.global_step
-        self._armed = self.active and multiple_reached(self.every_n_train_steps, step, self._last_step)
+        self.hear("on_before_backward", multiple_reached(self.every_n_train_steps, step, self._last_step))
         self._last_step = step
         self._batch_began = time.perf_counter()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Measure on the graph of the loss, which stays as it is."""
-        if not self._armed:
-            return
-        self._armed = False
+        self.hear("on_before_backward", False)
         forward = time.perf_counter() - self._batch_began
-        if not self.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
+        if not self._admission.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
             return
         metrics: dict[str, float] = {}
         if self._processes.lead:
-            with self.never_fatal(), self._budget.spending(pl_module.device):
+            with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
                 value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
                 record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
-                self.remember([record])
-                metrics = {"sharpness/lambda_max": record.lambda_max, "sharpness/inverse": record.inverse}
-        with self.never_fatal(), self._budget.spending():
-            self.write(trainer, metrics)
+                remember(self.history, [record])
+                metrics = {SHARPNESS.of_run("lambda_max"): record.lambda_max}
+                metrics |= {SHARPNESS.of_run("inverse"): record.inverse, SHARPNESS.coverage: self._budget.coverage}
+        with self._budget.spending():
+            self._writer.write(trainer, metrics, self._processes)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so when the fit was too short to measure anything."""
         if self.active and self._processes.lead and self._budget.left_all_out:
-            self._warn_once(
+            self._announcer.warn_once(
                 "SharpnessMonitor measured nothing in this fit: one measurement takes about as long as "
                 f"{_FORWARD_PASSES // 3} training steps, more than max_overhead={self.max_overhead:g} leaves in a fit "
                 "of this length. Pass a larger max_overhead, or None to measure every due step."
             )
 
-    def _obstacle(self, strategy: Any) -> str | None:
-        if shards_parameters(strategy):
-            return (
-                f"under {type(strategy).__name__}: a loss of sharded parameters has no second derivative, because the "
-                "whole parameters are gone after the forward pass"
-            )
-        return None
-
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        return {"inverse sharpness": ["sharpness/inverse"]}
-
-
-def _batches_left(trainer: Any) -> float:
-    """Training batches of a fit that is about to begin, as far as the run's limits tell."""
-    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
-    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps - trainer.global_step
-    return min(epochs * trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
+        return {"inverse sharpness": [SHARPNESS.of_run("inverse")]}
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:

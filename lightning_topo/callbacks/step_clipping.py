@@ -9,11 +9,25 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo._lightning import require_whole_updates
-from lightning_topo.callbacks._group_monitor import Groups
-from lightning_topo.callbacks._processes import measured_model
-from lightning_topo.callbacks._updates import UpdateMonitor
-from lightning_topo.clipping import GroupUpdate, StepClipper, require_criticality
+from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import remember
+from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._options import OptionedCallback
+from lightning_topo.callbacks._processes import Processes
+from lightning_topo.callbacks._state import SavedState, count, figures
+from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks.log_keys import CLIPPING
+from lightning_topo.clipping import FiniteGuard, GroupUpdate, StepClipper, require_criticality
+from lightning_topo.sharding import measured_model, require_whole_updates
+from lightning_topo.updates import StepHooks, UnseenUpdates
+
+_UNSEEN = (
+    "Neurons moved although no optimizer of the Trainer made a step that TopologicalStepClipping could see, so that it "
+    "cannot keep its bound: an optimizer steps within the backward pass, by another method than step() (as SAM's "
+    "first_step), or is unknown to the Trainer. Return it from configure_optimizers and call its step(), or train "
+    "without TopologicalStepClipping."
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class ClippingRecord:
     scale: float
 
 
-class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
+class TopologicalStepClipping(OptionedCallback):
     r"""Scales back every update that would come near merging neurons, as gradient clipping bounds a norm.
 
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
@@ -48,7 +62,9 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
     smallest that one of them needs, and parameters in no group the smallest of all. The optimizer's running means of
     gradients (momentum, Adam's first moment) start anew for what was scaled back. So no update merges two neurons
     (arXiv 2510.02670, section 3), and rates far above η* train where plain training diverges. Where the bound is never
-    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone.
+    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone,
+    also one of an optimizer that moves no neuron. Where parameters are replaced in the fit (pruning, a layer that has
+    grown), the groups are found again.
 
     It bounds how neurons move relative to each other, not how all of them move together: an instability in which all
     move alike (as in small teacher regressions) it does not stop.
@@ -82,125 +98,195 @@ class TopologicalStepClipping(UpdateMonitor[ClippingRecord]):
     """
 
     name = "clipping"
-    needs_groups = True
 
     def __init__(self, max_criticality: float = 0.1, groups: Groups = None) -> None:
-        super().__init__(groups, every_n_train_steps=1, max_overhead=None)
         self.max_criticality = require_criticality(max_criticality)
+        self.groups = groups
+        self.history: list[ClippingRecord] = []
         self.updates = 0
         self.clipped_updates = 0
-        self._clippers: dict[int, StepClipper] = {}
+        self.active = False
+        self._announcer = Announcer(type(self).__name__)
+        self._writer = LogWriter(self._announcer)
+        self._neurons = FoundGroups(groups, self._announcer, required=True)
+        self._hooks = StepHooks(self._before_step, self._after_step)
+        self._processes = Processes()
+        self._forget_fit()
+        self.skip_empty_hooks()
+
+    def _forget_fit(self) -> None:
+        """Nothing of a fit's model is left."""
+        self._trainer: Any = None
         self._model: Any = None
+        self._unseen: UnseenUpdates | None = None
+        self._clippers: dict[int, StepClipper] = {}
+        self._guards: dict[int, FiniteGuard] = {}
+        self._of_neurons: set[int] = set()
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the groups are known, and with them the charts."""
+        return self._neurons.ready
+
     def state_dict(self) -> dict[str, Any]:
-        """Counts of updates."""
-        return {"updates": self.updates, "clipped_updates": self.clipped_updates}
+        """Counts of updates, and the figures that were logged last."""
+        counts = {"updates": self.updates, "clipped_updates": self.clipped_updates}
+        return {**counts, "last": dict(self._writer.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
-        self.updates, self.clipped_updates = state_dict["updates"], state_dict["clipped_updates"]
-
-    def forget(self) -> None:
-        """A run begins anew, and updates are counted from there."""
-        super().forget()
-        self.updates = self.clipped_updates = 0
+        saved = SavedState(state_dict, self._announcer)
+        self.updates, self.clipped_updates = saved.get("updates", count, 0), saved.get("clipped_updates", count, 0)
+        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse strategies under which no process sees whole neurons, or no updates."""
-        super().setup(trainer, pl_module, stage)
+        """Refuse strategies under which no process sees whole neurons, or no updates; forget an earlier fit."""
+        self._neurons.forget()
+        self._forget_fit()
+        self._processes = Processes.of(trainer)
+        self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
+        if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
+            self._announcer.forget()
+            self.updates, self.clipped_updates, self._writer.last = 0, 0, {}
         if self.active:
             require_whole_updates(trainer.strategy, f"train without {type(self).__name__}")
 
-    def _obstacle(self, strategy: Any) -> str | None:
-        return None  # an error in ``setup``: who asks for this must not go without
-
-    def _coverage(self) -> dict[str, float]:
-        return {}  # every update is looked at
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the optimizers: before the monitors, so that these see the updates as they were made."""
-        super().on_train_start(trainer, pl_module)
         if self.active:
-            self.listen(trainer)
+            self._trainer = trainer
+            self._hooks.attach(trainer.optimizers)
+            self._writer.publish_last(trainer)
 
-    def groups_found(self, trainer: Any, pl_module: Any) -> None:
-        """Begin anew; clippers are made when their optimizers first move neurons."""
-        self._model, self._clippers = measured_model(trainer, pl_module), {}
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Find the groups, once; see to it that no update goes unseen."""
+        if not self.active:
+            return
+        if not self._neurons.ready:
+            self._neurons.find(trainer, pl_module, batch, self._processes)
+            self._watch(trainer, pl_module)
+            if self._processes.lead:
+                with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                    write_layout(trainer)
+        elif self._neurons.changed(trainer.optimizers):
+            self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._watch(trainer, pl_module)
+        if not self._hooks.attached_to(trainer.optimizers):
+            self._hooks.attach(trainer.optimizers)
+            self._clippers, self._guards = {}, {}
+        if self._unseen is not None and self._unseen.noticed():
+            raise RuntimeError(_UNSEEN)
+        every = trainer.log_every_n_steps
+        self._logs_now = every > 0 and (logger_step(trainer) + 1) % every == 0
+
+    def _watch(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the updates of the groups that were found within the bound from here on."""
+        self._model = measured_model(trainer, pl_module)
+        self._clippers, self._guards = {}, {}
+        parameters = [p for group in self._neurons.found for p in group.parameters(self._model)]
+        self._of_neurons = {id(parameter) for parameter in parameters}
+        self._unseen = UnseenUpdates(parameters, every_batch=True)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        return {"κ before and after clipping": [f"clipping/criticality_{when}" for when in ("before", "after")]}
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Whether this batch is logged."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        every = trainer.log_every_n_steps
-        self._logs_now = every > 0 and (self._step + 1) % every == 0
+        before_and_after = [CLIPPING.of_run(f"criticality_{when}") for when in ("before", "after")]
+        return {"κ before and after clipping": before_and_after}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what became of the batch's updates."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._latest:
-            self.write(trainer, _metrics(self._latest) | {"clipping/clipped_updates": self.clipped_updates})
+            counts: dict[str, float] = {CLIPPING.of_run("clipped_updates"): self.clipped_updates}
+            self._writer.write(trainer, _metrics(self._latest) | counts, self._processes)
             self._latest = ()
 
-    def before_step(self, index: int, optimizer: Optimizer) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Listen no more."""
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Listen no more."""
+        self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Listen no more."""
+        self._release()
+
+    def _release(self) -> None:
+        self._hooks.release()
+        self._forget_fit()
+
+    def _listening(self) -> bool:
+        """Whether the run's own updates are being made: a search within it sets its callbacks aside."""
+        return bool(self._neurons.found) and any(callback is self for callback in self._trainer.callbacks)
+
+    def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
+        if not self._listening():
+            return
         if index not in self._clippers and self._moves_neurons(optimizer):
             self._clippers[index] = StepClipper(
-                optimizer, self._model, self._found, self.max_criticality, self._processes.agreed
+                optimizer, self._model, self._neurons.found, self.max_criticality, self._processes.agreed
             )
         if index in self._clippers:
             self._clippers[index].before()
+        else:
+            self._guards.setdefault(index, FiniteGuard(optimizer, self._processes.agreed)).before()
 
-    def after_step(self, index: int, optimizer: Optimizer) -> None:
+    def _after_step(self, index: int, optimizer: Optimizer) -> None:
         """Scale the update back where it is too large."""
+        if self._unseen is not None:
+            self._unseen.seen = True
+        if not self._listening():
+            return
         if index not in self._clippers:
+            self._guard(index)
             return
         clipper = self._clippers[index]
         self.clipped_updates += clipper.after(exact=self._logs_now)
         self.updates += 1
-        self._warn_of(clipper)
-        self.remember([ClippingRecord(self._step, *astuple(update)) for update in clipper.last])
+        step = logger_step(self._trainer)
+        self._warn_of(clipper, step)
+        remember(self.history, [ClippingRecord(step, *astuple(update)) for update in clipper.last])
         if self._logs_now:
             self._latest += clipper.last
 
-    def release(self) -> None:
-        """Listen no more."""
-        super().release()
-        self._clippers, self._latest, self._model = {}, (), None
+    def _guard(self, index: int) -> None:
+        """Undo an update of other parameters than neurons' where it is not finite."""
+        if index in self._guards:
+            self._guards[index].after()
+            if self._guards[index].undone:
+                self._warn_undone(logger_step(self._trainer))
 
     def _moves_neurons(self, optimizer: Optimizer) -> bool:
-        neurons = {id(p) for group in self._found for p in group.parameters(self._model)}
-        return any(id(p) in neurons for settings in optimizer.param_groups for p in settings["params"])
+        return any(id(p) in self._of_neurons for settings in optimizer.param_groups for p in settings["params"])
 
-    def _warn_of(self, clipper: StepClipper) -> None:
+    def _warn_of(self, clipper: StepClipper, step: int) -> None:
         if clipper.diverged:
-            self._warn_once(
-                f"Parameters were NaN or infinite before the update at step {self._step}: there is no state to scale "
+            self._announcer.warn_once(
+                f"Parameters were NaN or infinite before the update at step {step}: there is no state to scale "
                 "back to, and TopologicalStepClipping does nothing. Check the initialisation and what loads weights.",
                 kind="diverged",
             )
         elif any(math.isinf(update.criticality_before) for update in clipper.last):
-            self._warn_once(
-                f"The update at step {self._step} made parameters NaN or infinite and was undone; later ones will be, "
-                "too, without a word. Check the loss for what makes its gradient so.",
-                kind="undone",
-            )
+            self._warn_undone(step)
+
+    def _warn_undone(self, step: int) -> None:
+        self._announcer.warn_once(
+            f"The update at step {step} made parameters NaN or infinite and was undone; later ones will be, "
+            "too, without a word. Check the loss for what makes its gradient so.",
+            kind="undone",
+        )
 
 
 def _metrics(updates: Iterable[GroupUpdate]) -> dict[str, float]:
     """Of several updates of a group in one batch, the one scaled back most."""
     worst = {update.group: update for update in sorted(updates, key=lambda update: -update.scale)}
-    metrics: dict[str, float] = {}
-    for name, update in worst.items():
-        metrics[f"clipping/{name}/scale"] = update.scale
-        metrics[f"clipping/{name}/criticality_before"] = update.criticality_before
-        metrics[f"clipping/{name}/criticality_after"] = update.criticality_after
-    metrics["clipping/scale"] = min(update.scale for update in worst.values())
+    metrics = {CLIPPING.of_group(n, field): getattr(u, field) for n, u in worst.items() for field in CLIPPING.group}
+    metrics[CLIPPING.of_run("scale")] = min(update.scale for update in worst.values())
     for field in ("criticality_before", "criticality_after"):
         values = [getattr(update, field) for update in worst.values()]
-        metrics[f"clipping/{field}"] = max((value for value in values if not math.isnan(value)), default=math.nan)
+        largest = max((value for value in values if not math.isnan(value)), default=math.nan)
+        metrics[CLIPPING.of_run(field)] = largest
     return metrics

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_topo.clipping._optimizer_state import forget_first_moments, forget_non_finite
-from lightning_topo.clipping._update import AIM, GroupUpdates
-from lightning_topo.functional._pairs import from_mean
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement
+from lightning_topo.updates.optimizer_state import OptimizerMemory
 
+# A clipped update aims this far below the bound, for rounding moves κ a little.
+AIM = 0.999
+# κ is exact from this share of the bound on.
+_EXACT_FROM = 0.99
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
 
@@ -48,12 +51,12 @@ class StepClipper:
 
     and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
     could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
-    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing.
-    All neurons count that rounding can tell apart (see ``functional.bi_lipschitz``). An update that makes a parameter
+    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing;
+    those of optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart
+    (see ``functional.bi_lipschitz``). An update that makes a parameter
     NaN or infinite is undone, and the optimizer forgets what is not finite.
 
-    Memory: two copies of the parameters and one of each group's points, more of both during a step; and the distances
-    within groups of up to 4,096 neurons that have come near the bound.
+    Memory: three copies of the parameters, and the points of a few groups during a step.
 
     Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
 
@@ -88,34 +91,35 @@ class StepClipper:
         self.last: tuple[GroupUpdate, ...] = ()
         self.diverged = False
         self._model, self._groups, self._agree = model, groups, agree
-        self._watch()
+        self._memory = OptimizerMemory(optimizer)
+        self._resolve()
 
-    def _watch(self) -> None:
-        """Make room for what the optimizer holds now."""
-        self._held = _held(self.optimizer)
-        members = [{id(p): p for p in group.parameters(self._model)} for group in self._groups]
-        watched = [i for i, parameters in enumerate(members) if not self._held.keys().isdisjoint(parameters)]
+    def _resolve(self) -> None:
+        """Find where the groups lie, and make room for what the optimizer holds now."""
+        self._moved_groups = MovedGroups(self.optimizer, {g.name: g.parameters(self._model) for g in self._groups})
+        watched = [group for group in self._groups if group in self._moved_groups]
         if not watched:
             names = ", ".join(group.name for group in self._groups) or "none"
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
-        self._sets = _connected([members[i].keys() for i in watched])
-        self._set_of = {key: which for which, i in zip(self._sets, watched, strict=True) for key in members[i]}
+        self._placement = Placement(self._model, watched)
+        self._clouds = [group for alike in self._placement.alike for group in alike.groups]
+        members = [[id(p) for p in self._placement.parameters_of(group)] for group in self._clouds]
+        self._sets = _connected(members)
+        self._set_of = {key: which for which, keys in zip(self._sets, members, strict=True) for key in keys}
         # Those of another optimizer do not move meanwhile.
-        self._parameters = list((self._held | {key: p for i in watched for key, p in members[i].items()}).values())
-        self._outside = [i for i, p in enumerate(self._parameters) if id(p) not in self._set_of]
-        self._kept = [torch.empty_like(parameter) for parameter in self._parameters]
+        held = [p for settings in self.optimizer.param_groups for p in settings["params"]]
+        self._parameters = [*self._placement.parameters, *(p for p in held if id(p) not in self._set_of)]
+        self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
-        self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept]
-        keys = list(map(id, self._parameters))
-        places = dict(zip(keys, self._kept, strict=True)), dict(zip(keys, self._moved, strict=True))
-        self._clouds = [GroupUpdates(self._groups[i], self._model, self.max_criticality, *places) for i in watched]
+        self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
+        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.max_criticality)
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
-        if _held(self.optimizer).keys() != self._held.keys():  # as where layers are unfrozen during training
-            self._watch()
-        torch._foreach_copy_(self._kept, self._parameters)
+        if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
+            self._resolve()
+        self._bounds.begin(self._moved)
 
     @torch.no_grad()
     def after(self, exact: bool = False) -> bool:
@@ -127,58 +131,71 @@ class StepClipper:
         Returns:
             Whether something was scaled back.
         """
-        updates = self._updates()
-        first = kappas = self._criticalities(updates, exact)
+        try:
+            return self._clip(exact)
+        finally:
+            self._bounds.end()
+
+    def _clip(self, exact: bool) -> bool:
+        self._displace()
+        first = kappas = self._criticalities(exact)
         scales = [1.0] * (max(self._sets) + 2)
         attempts = 0
         while min(factors := self._agree(self._factors(kappas, attempts))) < 1:
+            unscaled = [moved.clone() for moved in self._moved]
             self._scale_back(factors)
             scales = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
             attempts += 1
-            unscaled, updates = updates, self._updates()
-            kappas = self._criticalities(updates, exact) if exact else self._scaled(updates, unscaled, factors, kappas)
+            self._displace()
+            kappas = self._scaled(unscaled, factors, kappas, exact)
         if attempts:
-            forget_first_moments(self.optimizer, {id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+            self._memory.forget_pushes({id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
         if math.inf in first:
-            forget_non_finite(self.optimizer)
+            self._memory.forget_non_finite()
         self.updates += 1
         self.clipped_updates += attempts > 0
         self.last = tuple(
-            GroupUpdate(cloud.name, before, after, scales[which])
-            for cloud, which, before, after in zip(self._clouds, self._sets, first, kappas, strict=True)
+            GroupUpdate(group.name, before, after, scales[which])
+            for group, which, before, after in zip(self._clouds, self._sets, first, kappas, strict=True)
             if exact or scales[which] < 1
         )
         return attempts > 0
 
-    def _updates(self) -> list[Tensor]:
-        """Displacements of each group's neurons."""
+    def _displace(self) -> None:
+        """Take the displacements of all parameters."""
         torch._foreach_copy_(self._moved, self._parameters)
-        torch._foreach_sub_(self._moved, self._kept)
-        return [cloud.update() for cloud in self._clouds]
+        torch._foreach_sub_(self._moved, self._kept.copies)
 
-    def _criticalities(self, updates: list[Tensor], exact: bool) -> list[float]:
+    def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
-        spreads = [from_mean(update) for update in updates]
-        # One copy from the device for all groups. A sum is finite when its terms are.
-        numbers = [spread.max() for spread in spreads] + [self._moved[i].sum() for i in self._outside]
-        values = torch.stack([number.to(numbers[0].device, torch.float32) for number in numbers]).tolist()
+        reach = self._bounds.reach(self._moved)
+        largest = torch.stack([norm.to(reach) for norm in torch._foreach_norm(self._moved, math.inf)])
+        # One copy from the device for all groups and parameters.
+        values = torch.cat([reach, largest]).tolist()
         self.diverged = False
-        if not all(map(math.isfinite, values)):
-            self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept)
+        if not all(map(math.isfinite, values[len(reach) :])):
+            self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        return [
-            cloud.criticality(update, None if exact else spread)
-            for cloud, update, spread in zip(self._clouds, updates, spreads, strict=True)
-        ]
+        return self._bounds.every_criticality() if exact else self._bounds.criticalities(values[: len(reach)])
 
     def _scaled(
-        self, updates: list[Tensor], unscaled: list[Tensor], factors: list[float], kappas: list[float]
+        self, unscaled: Sequence[Tensor], factors: Sequence[float], kappas: Sequence[float], exact: bool
     ) -> list[float]:
-        """κ of each group after its update was scaled back, ``nan`` where it was."""
-        each = zip(self._clouds, self._sets, updates, unscaled, kappas, strict=True)
+        """κ of each group after its update was scaled back, ``nan`` where it was.
+
+        With δ what rounding made of the scaled update, κ is at most factor · κ + max |δ_i - δ_j| / |p_i - p_j|. Where
+        the last term may be a thousandth of the bound, κ is measured again; else it is right to that.
+        """
+        if exact:
+            return self._bounds.every_criticality()
+        factor_of = [factors[self._set_of.get(id(p), -1)] for p in self._parameters]
+        rounding = [now - factor * then for now, factor, then in zip(self._moved, factor_of, unscaled, strict=True)]
+        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.max_criticality)
+        again = [not tiny and 0 < factors[which] < 1 for tiny, which in zip(small, self._sets, strict=True)]
+        measured = self._bounds.criticalities([*(math.inf if needed else 0.0 for needed in again), 0.0])
         return [
-            cloud.criticality_scaled(update, former, factors[which], kappa)
-            for cloud, which, update, former, kappa in each
+            new if needed else 0.0 if factors[which] == 0 else factors[which] * kappa
+            for new, needed, which, kappa in zip(measured, again, self._sets, kappas, strict=True)
         ]
 
     def _factors(self, kappas: list[float], attempts: int) -> list[float]:
@@ -191,7 +208,7 @@ class StepClipper:
         return [*factors, min(factors)]
 
     def _scale_back(self, factors: list[float]) -> None:
-        for parameter, kept in zip(self._parameters, self._kept, strict=True):
+        for parameter, kept in zip(self._parameters, self._kept.copies, strict=True):
             factor = factors[self._set_of.get(id(parameter), -1)]
             if factor == 0:
                 parameter.copy_(kept)  # the update may be infinite
@@ -207,10 +224,6 @@ def require_criticality(value: float) -> float:
             f"merge; but got {value!r}."
         )
     return float(value)
-
-
-def _held(optimizer: Optimizer) -> dict[int, Tensor]:
-    return {id(parameter): parameter for settings in optimizer.param_groups for parameter in settings["params"]}
 
 
 def _connected(keys: Sequence[Iterable[int]]) -> list[int]:

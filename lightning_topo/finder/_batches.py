@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_topo._fresh import fresh
-from lightning_topo.finder._random_state import RandomState, random_state_kept
+from lightning_topo.copy_or_same import copy_or_same
+from lightning_topo.finder._sources import Sources
 
 # Where the parts of a data loader that draw an order hang.
 _SAMPLER_LINKS = ("sampler", "batch_sampler")
@@ -22,33 +22,38 @@ _SAMPLER_LINKS = ("sampler", "batch_sampler")
 class BatchStream:
     """The training batches in one order, kept once they are drawn, so that every trial sees the same.
 
-    The run's loaders, samplers and generators are copied, and the global random state is put back after each draw: the
-    batches of the run to come stay what they were. A loader that ends goes on with its next epoch.
+    The run's loaders, samplers and their generators are copied. The global random state, the user's own generators and
+    what data sets count are put back after each draw: the batches of the run to come stay what they were. A loader
+    that ends goes on with its next epoch.
 
     Args:
         trainer: A Trainer within ``fit``, its training data set up.
+        sources: What the batches are drawn from, by default what the loaders hold.
         order: 0 leaves samplers and generators as they stand (a sampler with ``set_epoch`` gives the present epoch's
             very batches); any other number shuffles anew.
     """
 
-    def __init__(self, trainer: Any, order: int = 0) -> None:
+    def __init__(self, trainer: Any, order: int = 0, sources: Sources | None = None) -> None:
         self._batches: list[tuple[Any, int, int, bool]] = []
-        with random_state_kept():
-            loader = _private_loader(trainer.fit_loop._combined_loader, order)
+        combined = trainer.fit_loop._combined_loader
+        self._sources = Sources({"train_dataloaders": combined.flattened}) if sources is None else sources
+        with self._sources.kept():
+            loader = _private_loader(combined, order)
             if order:
                 _reseed(order)
             self._drawing = _epochs(loader, trainer.current_epoch + order * _EPOCH_OFFSET)
-            self._random_state = RandomState.capture()
+            self._continue = self._sources.present(everything=False)
 
     def __getitem__(self, index: int) -> tuple[Any, int, int, bool]:
         """A fresh copy of a batch, its number in its epoch, its loader's number, and whether it ends its epoch."""
         while len(self._batches) <= index:
-            with random_state_kept():
-                self._random_state.restore()
+            with self._sources.kept():
+                self._continue()
                 self._batches.append(next(self._drawing))
-                self._random_state = RandomState.capture()
+                self._continue = self._sources.present(everything=False)
         batch, *rest = self._batches[index]
-        return (fresh(batch), *rest)  # a training step may change it in place, and the next trial must not see that
+        # A training step may change it in place, and the next trial must not see that.
+        return (copy_or_same(batch), *rest)
 
 
 # Distributed samplers shuffle by epoch: another order is an epoch that the run is unlikely to reach.

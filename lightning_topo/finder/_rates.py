@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.finder._snapshot import nested
+from lightning_topo.finder._attribute import LearningRateAttribute
+from lightning_topo.finder._run_state import nested
 
 # Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -34,26 +37,47 @@ class BaseRates:
         first = next((rate for rates in self._rates.values() for rate in rates if rate > 0), None)
         if base_lr is None and first is None:
             raise ValueError("expected an optimizer with a positive learning rate, but every group's is 0")
+        self.first_seen: dict[int, list[float]] = {}
         self.base_lr = float(first if base_lr is None else base_lr)  # type: ignore[arg-type]
 
+    @classmethod
+    def of_run(cls, trainer: Any, attribute: LearningRateAttribute | None) -> BaseRates:
+        """Those of a Trainer's optimizers, relative to the model's attribute where there is one."""
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        return cls(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
+
     def hold(self, optimizer: Optimizer, lr: float) -> None:
-        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says."""
+        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says.
+
+        What the training code had set at its first step is noted in ``first_seen``.
+        """
+        self.first_seen.setdefault(id(optimizer), [float(group["lr"]) for group in optimizer.param_groups])
         for group, base in zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True):
             _set(group, "lr", lr * (base / self.base_lr))
 
     def move_to(self, lr: float) -> None:
         """Make ``lr`` the base rate from here on, for all groups and schedulers, each at its present phase."""
+        for change in self.changes(lr):
+            change()
+
+    def changes(self, lr: float) -> list[Callable[[], None]]:
+        """What :meth:`move_to` does, in steps that may be repeated."""
         factor = lr / self.base_lr
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for key in _GROUP_KEYS if "initial_lr" in group else ("lr",):
-                    if group.get(key) is not None:
-                        _set(group, key, float(group[key]) * factor)
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        entries = [(group, key) for group in groups for key in (_GROUP_KEYS if "initial_lr" in group else ("lr",))]
+        entries = [(group, key) for group, key in entries if group.get(key) is not None]
         schedulers = [inner for outer in self._schedulers for inner in nested(outer)]
         lists = [getattr(scheduler, key, None) for scheduler in schedulers for key in _SCHEDULER_KEYS]
         # By identity: a composed scheduler shares lists with its children.
-        for rates in {id(rates): rates for rates in lists if isinstance(rates, list)}.values():
-            rates[:] = [rate * factor for rate in rates]
+        shared = {id(rates): rates for rates in lists if isinstance(rates, list)}.values()
+        return [
+            *(
+                partial(_set, group, key, float(group[key]) * factor)
+                for group, key in entries
+                if group.get(key) is not None
+            ),
+            *(partial(_replace, rates, [rate * factor for rate in rates]) for rates in shared),
+        ]
 
 
 def _base_rates(optimizer: Optimizer, schedulers: list[Any]) -> list[float]:
@@ -72,6 +96,10 @@ def _group_rate(group: dict[str, Any]) -> Any:
     if group.get("initial_lr") is not None:
         return group.get("max_lr", group["initial_lr"])  # OneCycle starts far below the rate that it is built for
     return group.get("lr")
+
+
+def _replace(rates: list[Any], others: list[Any]) -> None:
+    rates[:] = others
 
 
 def _set(group: dict[str, Any], key: str, value: float) -> None:

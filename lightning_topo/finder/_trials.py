@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
-from lightning_topo.finder._criticality import CriticalityMeter
+from lightning_topo.finder._interrupts import DeferredSignals, surely
+from lightning_topo.finder._isolation import isolate
 from lightning_topo.finder._rates import BaseRates
-from lightning_topo.finder._shield import shield
-from lightning_topo.finder._snapshot import Snapshot
-from lightning_topo.finder._weights import WeightsBefore
+from lightning_topo.finder._run_state import RunState
+from lightning_topo.finder._trial_meter import TrialMeter
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates import is_step_hook
 
 # A gradient scaler may skip the first updates; a model that never steps is an error.
 _MAX_BATCHES_WITHOUT_STEP = 100
@@ -38,6 +39,8 @@ class TrialRunner:
         rates: Base rates of the run's optimizers.
         hold_steps: Optimizer steps for which a rate has to hold.
         orders: Batch orders in which it has to hold.
+        run_state: The state to put back after each trial.
+        signals: Those that wait while a trial runs.
     """
 
     def __init__(
@@ -47,19 +50,27 @@ class TrialRunner:
         groups: Sequence[NeuronGroup],
         rates: BaseRates,
         hold_steps: int,
-        orders: int = 1,
+        orders: int,
+        run_state: RunState,
+        signals: DeferredSignals,
     ) -> None:
         self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
-        self._weights = WeightsBefore(p for group in groups for p in group.parameters(module))
-        self._meters = [CriticalityMeter(module, group, self._weights) for group in groups]
-        self._streams = [BatchStream(trainer, order) for order in range(orders)]
-        self._snapshot = Snapshot(trainer, module)
+        self._meters = {id(optimizer): TrialMeter(optimizer, module, groups) for optimizer in trainer.optimizers}
+        self._run_state, self._signals = run_state, signals
+        self._streams = [BatchStream(trainer, order, run_state.sources) for order in range(orders)]
 
-    def __call__(self, lr: float) -> Trial:
-        """Try one base learning rate; the run's state is afterwards as it was, whatever happens."""
+    def __call__(self, lr: float) -> Trial | None:
+        """Try one base learning rate; the run's state is afterwards as it was, whatever happens.
+
+        Returns:
+            What was seen, or None where a signal cut it short.
+        """
         trials = list[Trial]()
         for stream in list(self._streams):
-            trials.append(self._hold(lr, stream))
+            trial = self._hold(lr, stream)
+            if trial is None:
+                return None
+            trials.append(trial)
             if not trials[-1].held:
                 # The order in which this rate broke is the likeliest to break the next.
                 self._streams.remove(stream)
@@ -70,29 +81,44 @@ class TrialRunner:
         steps = sum(trial.steps for trial in trials)
         return Trial(lr, worst.held, worst.broke_at_step, worst.max_criticality, losses, worst.group, steps)
 
-    def _hold(self, lr: float, stream: BatchStream) -> Trial:
-        try:
-            self._snapshot.branch()
-            watch = _Watch(self._trainer, self._meters, self._weights, self._rates, lr)
-            _shield(self._trainer, watch)
+    def _hold(self, lr: float, stream: BatchStream) -> Trial | None:
+        def hold() -> Trial | None:
+            self._run_state.branch()
+            watch = _Watch(self._trainer, self._meters, self._rates, lr)
+            _isolate(self._trainer, watch)
             with watch.hooks():
-                self._run(watch, stream)
-        finally:
-            self._snapshot.restore()
-        return watch.trial()
+                return watch.trial() if self._run(watch, stream) else None
 
-    def _run(self, watch: _Watch, stream: BatchStream) -> None:
+        return surely(hold, self._run_state.restore)
+
+    def _run(self, watch: _Watch, stream: BatchStream) -> bool:
+        """Run batches until the rate has broken or held; False where a signal cut it short."""
         loop = self._trainer.fit_loop.epoch_loop
         fetcher = _Fetcher(stream)
         while watch.steps < self._hold_steps and not watch.broken:
             if fetcher.done:
                 loop.batch_progress.reset_on_run()
             with suppress(StopIteration):  # the module's on_train_batch_start may ask to skip the rest of an epoch
-                loop.advance(fetcher)
+                self._signals.let_through(loop.advance, fetcher)
+            if _largest_anywhere(self._trainer.strategy, float(bool(self._signals.pending))):
+                return False
             if watch.steps == 0 and fetcher.index > _MAX_BATCHES_WITHOUT_STEP * self._trainer.accumulate_grad_batches:
-                raise RuntimeError(
-                    f"expected the training step to make optimizer steps, got none in {fetcher.index} batches"
-                )
+                raise RuntimeError(_no_step(fetcher.index, self._run_state.moved()))
+        return True
+
+
+def _no_step(batches: int, moved: bool) -> str:
+    """What went wrong where no optimizer of the Trainer made a step."""
+    message = (
+        f"expected the training step to make optimizer steps, got none of configure_optimizers' in {batches} batches"
+    )
+    if not moved:
+        return f"{message}, and no parameter moved; check that the training step calls their step()"
+    return (
+        f"{message}, although parameters moved: something else updates them, such as optimizers that step within "
+        "backward, or by methods other than step() (SAM's first_step and second_step), and the search cannot set their "
+        "rates; let configure_optimizers return what makes the updates by step(), or train without the finder"
+    )
 
 
 class _Fetcher:
@@ -115,14 +141,12 @@ class _Watch(Callback):
     def __init__(
         self,
         trainer: Any,
-        meters: Sequence[CriticalityMeter],
-        weights: WeightsBefore,
+        meters: Mapping[int, TrialMeter],
         rates: BaseRates,
         lr: float,
     ) -> None:
-        self._trainer, self._weights, self._rates, self._lr = trainer, weights, rates, lr
-        self._meters = {id(o): _touched_by(o, meters, trainer.lightning_module) for o in trainer.optimizers}
-        self._counts = dict.fromkeys(self._meters, 0)
+        self._trainer, self._meters, self._rates, self._lr = trainer, meters, rates, lr
+        self._counts = dict.fromkeys(meters, 0)
         self._steps_before_batch = 0
         self._losses = list[float]()
         self._kappa, self._group, self._broke_at = 0.0, None, None  # type: float, str | None, int | None
@@ -157,12 +181,22 @@ class _Watch(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the loss, the mean over all processes; end the trial where it is not finite."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor):
-            value = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+        if isinstance(loss, Tensor) and loss.numel():
+            # A step of manual optimization may return several losses: their mean is what is told of them.
+            value = float(trainer.strategy.reduce(loss.detach().float().mean(), reduce_op="mean"))
             self._losses.append(value)
             if not math.isfinite(value):
                 self._diverged(value)
         self._steps_before_batch = self.steps
+        self._require_same_optimizers()
+
+    def _require_same_optimizers(self) -> None:
+        if {id(optimizer) for optimizer in self._trainer.optimizers} != self._meters.keys():
+            raise RuntimeError(
+                "expected the Trainer to keep its optimizers during a trial of a learning rate, but the training step "
+                "or a hook of the module replaced them, and the search cannot hold the rates of the new ones; replace "
+                "them in a callback, which trials do not call, or train without the finder"
+            )
 
     def _diverged(self, loss: float) -> None:
         if self._steps_before_batch == 0:
@@ -174,41 +208,21 @@ class _Watch(Callback):
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._rates.hold(optimizer, self._lr)
-        self._weights.take()
+        self._meters[id(optimizer)].before()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self.broken:
-            meters = self._meters[id(optimizer)]
-            kappas = [meter.criticality() for meter in meters]
-            self._judge(optimizer, kappas, [meter.group.name for meter in meters])
+            worst, name = self._meters[id(optimizer)].after()
+            worst = _largest_anywhere(self._trainer.strategy, worst)
+            if worst >= 1:
+                self._break(worst, name)
+            elif worst > self._kappa:
+                self._kappa, self._group = worst, name
         self._counts[id(optimizer)] += 1
-
-    def _judge(self, optimizer: Optimizer, kappas: list[float], names: list[str]) -> None:
-        worst, name = max(zip(kappas, names, strict=True), default=(0.0, None))
-        if not _all_finite(optimizer):
-            worst = math.inf
-        worst = _largest_anywhere(self._trainer.strategy, worst)
-        if worst >= 1:
-            self._break(worst, name)
-        elif worst > self._kappa:
-            self._kappa, self._group = worst, name
 
     def _break(self, kappa: float, group: str | None) -> None:
         if not self.broken:
             self._broke_at, self._kappa, self._group = self.steps, kappa, group
-
-
-def _touched_by(optimizer: Optimizer, meters: Sequence[CriticalityMeter], module: Any) -> list[CriticalityMeter]:
-    """The meters of groups of which the optimizer moves a parameter."""
-    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [meter for meter in meters if any(id(p) in moved for p in meter.group.parameters(module))]
-
-
-def _all_finite(optimizer: Optimizer) -> bool:
-    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-    # A sum is finite when its terms are, and ten times cheaper than to ask each of them.
-    sums = [parameter.sum(dtype=torch.promote_types(parameter.dtype, torch.float32)) for parameter in parameters]
-    return bool(torch.stack([value.isfinite().to(sums[0].device) for value in sums]).all())
 
 
 def _largest_anywhere(strategy: Any, value: float) -> float:
@@ -217,9 +231,9 @@ def _largest_anywhere(strategy: Any, value: float) -> float:
     return float(strategy.reduce(tensor, reduce_op="max"))
 
 
-def _shield(trainer: Any, watch: _Watch) -> None:
-    """Let only ``watch`` see the batches that are run. What is set here, the snapshot puts back."""
-    shield(trainer, watch)
+def _isolate(trainer: Any, watch: _Watch) -> None:
+    """Let only ``watch`` see the batches that are run. What is set here, the run state puts back."""
+    isolate(trainer, watch)
     loop = trainer.fit_loop.epoch_loop
     loop._restarting = False
     loop._results = type(loop._results)(training=True)
@@ -237,5 +251,7 @@ def _keep_rates(*args: Any, **kwargs: Any) -> None:
 
 
 def _belongs_to_callback(hook: Any) -> bool:
+    if is_step_hook(hook):
+        return True
     owner = getattr(getattr(hook, "func", hook), "__self__", None)
     return any(cls.__name__ == "Callback" and "lightning" in cls.__module__ for cls in type(owner).__mro__)

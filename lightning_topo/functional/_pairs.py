@@ -35,10 +35,10 @@ def for_products(points: Tensor) -> Tensor:
     """
     if points.device.type == "mps":
         return points.float()
-    return points if points.dtype == torch.float32 and _single_precision_is_kept() else points.double()
+    return points if points.dtype == torch.float32 and single_precision_is_kept() else points.double()
 
 
-def _single_precision_is_kept() -> bool:
+def single_precision_is_kept() -> bool:
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set for one backend alone, by torch.backends.<backend>.fp32_precision
@@ -73,7 +73,12 @@ def pair_blocks(clouds: Sequence[Tensor], exact: bool = True) -> Iterator[tuple[
 
 def resolution(squared_norms: Tensor, eps: float) -> Tensor:
     """Part of each point in the smallest squared length that its coordinates' rounding leaves, shape (n,)."""
-    return (_RESOLUTION * eps / 2) ** 2 * squared_norms
+    return relative_resolution(eps) ** 2 * squared_norms
+
+
+def relative_resolution(eps: float) -> float:
+    """The smallest length of a difference that rounding leaves, over the length of what it is the difference of."""
+    return _RESOLUTION * eps / 2
 
 
 def resolved(rows: slice, d2: Tensor, u2: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._collapse import link_collapse, strong_collapse
-from lightning_topo.functional.distances import ROUNDING, pairwise_distances
+from lightning_topo.functional._collapse import link_collapse, strong_collapse, strongly_collapsible
+from lightning_topo.functional._near_graph import near_graph
+from lightning_topo.functional.distances import ROUNDING, as_cloud
 from lightning_topo.functional.persistence import Persistence
 
 # A further round of a collapse costs less than it saves while it removes this share of the points.
 _ROUNDS = ((strong_collapse, 0.05), (link_collapse, 0.2))
+# In larger graphs the first round is estimated before: it costs ten times as much.
+_ESTIMATED = 512
 
 
 def betti_numbers(persistence: Persistence, scale: float = 0.25) -> tuple[int, ...]:
@@ -79,21 +82,26 @@ def betti_at_scale(points: Tensor, scale: float = 0.25, max_dim: int = 2) -> tup
     """
     if max_dim < 0:
         raise ValueError(f"betti_at_scale expects max_dim >= 0, but got {max_dim}.")
-    return betti_of_distances(pairwise_distances(points), _valid(scale, "betti_at_scale"), max_dim)
+    scale = _valid(scale, "betti_at_scale")
+    return _betti_of_graph(near_graph(as_cloud(points, "betti_at_scale"), scale), max_dim)
 
 
 def betti_of_distances(distances: Tensor, scale: float, max_dim: int) -> tuple[int, ...]:
     """The same from the symmetric float64 matrix of distances, shape (n, n)."""
-    adjacency = distances <= (scale + ROUNDING) * distances.max()
-    del distances
+    return _betti_of_graph(distances <= (scale + ROUNDING) * distances.max(), max_dim)
+
+
+def _betti_of_graph(adjacency: Tensor, max_dim: int) -> tuple[int, ...]:
     connected = adjacency.sum(1) > 1
-    adjacency = adjacency[connected][:, connected]
+    n_alone = len(connected) - int(connected.sum())
+    if n_alone > 0:
+        adjacency = adjacency[connected][:, connected]
     if max_dim > 0:
         # Autocast would round the counts of common neighbours.
         with torch.autocast(adjacency.device.type, enabled=False):
             adjacency = _collapsed(adjacency)
     n_components, *holes = _count(adjacency.cpu(), max_dim)
-    return (len(connected) - int(connected.sum()) + n_components, *holes)
+    return (n_alone + n_components, *holes)
 
 
 def _valid(scale: float, caller: str) -> float:
@@ -104,6 +112,8 @@ def _valid(scale: float, caller: str) -> float:
 
 def _collapsed(adjacency: Tensor) -> Tensor:
     for collapse, worthwhile in _ROUNDS:
+        if collapse is strong_collapse and len(adjacency) > _ESTIMATED and strongly_collapsible(adjacency) < worthwhile:
+            continue
         before = math.inf
         while 0 < len(adjacency) <= (1 - worthwhile) * before:
             before = len(adjacency)

@@ -1,11 +1,12 @@
 """What a neuron is in a given network: specification, discovery, exchange test, selection."""
 
-from lightning_topo.neurons._sandbox import NoTrialRunError
 from lightning_topo.neurons.discovery import Discovery, UncoveredAxis, discover_neurons, find_neuron_groups
-from lightning_topo.neurons.example import ExampleCall, example_inputs_from_batch
-from lightning_topo.neurons.group import Member, NeuronGroup
+from lightning_topo.neurons.exchange.example import ExampleCall, example_inputs_from_batch
+from lightning_topo.neurons.exchange.sandbox import NoTrialRunError
+from lightning_topo.neurons.exchange.symmetry import is_permutation_symmetric
+from lightning_topo.neurons.group import NeuronGroup
+from lightning_topo.neurons.member import Member
 from lightning_topo.neurons.select import select_groups
-from lightning_topo.neurons.symmetry import is_permutation_symmetric
 
 __all__ = [
     "Discovery",

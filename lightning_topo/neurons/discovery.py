@@ -8,16 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from lightning_topo.neurons._axes import Atom, atoms, occurrences
-from lightning_topo.neurons._flow import Flow, propagate
-from lightning_topo.neurons._naming import Story, base_name, stories, unique_names
-from lightning_topo.neurons._sandbox import open_sandbox
-from lightning_topo.neurons._trace import Recorder
-from lightning_topo.neurons.group import Member, NeuronGroup
-from lightning_topo.neurons.symmetry import asymmetric
+from lightning_topo.neurons.exchange.sandbox import Sandbox, open_sandbox
+from lightning_topo.neurons.exchange.symmetry import asymmetric, perturb
+from lightning_topo.neurons.group import NeuronGroup
+from lightning_topo.neurons.member import Member
+from lightning_topo.neurons.tracing.axes import Atom, atoms, occurrences
+from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.naming import Story, base_name, stories, unique_names
+from lightning_topo.neurons.tracing.passes import propagate
+from lightning_topo.neurons.tracing.trace import Recorder
 
+# Experts that are chosen by few tokens may be missed by the first run, and by the next.
+_MORE_RUNS = 7
 _REFUTED = "refuted by the exchange test"
 
 
@@ -106,7 +111,7 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
         2.bias 0 model output
     """
     sandbox = open_sandbox(model, example_input, Recorder)
-    flow = propagate(sandbox.watcher.finish(sandbox.output))
+    flow = _followed(sandbox)
     unused = flow.unused()
     if unused and flow.trace.branches():
         listed = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
@@ -123,6 +128,23 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
         warnings.warn(f"dropped, because exchanging their units changes the output: {names}", stacklevel=2)
     groups = tuple(group for group in candidates if group not in refuted)
     return Discovery(groups, tuple(_uncovered(flow, groups, refuted)))
+
+
+def _followed(sandbox: Sandbox) -> Flow:
+    """The flow of the first run; of more runs, on perturbed copies, while some parameters wait for their branch."""
+    recorder: Recorder = sandbox.watcher
+    flow = propagate(recorder.finish(sandbox.output))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_MORE_RUNS):
+        if not (flow.unused() and flow.trace.branches()):
+            break
+        perturb(sandbox.model, generator)
+        try:
+            output = sandbox.run(lambda _, call: recorder.reads(call))
+        except Exception:  # whatever a forward pass may object to in parameters that it never saw
+            break
+        flow = propagate(recorder.finish(output))
+    return flow
 
 
 def _candidates(flow: Flow) -> list[NeuronGroup]:

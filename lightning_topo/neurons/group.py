@@ -6,81 +6,13 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_topo.neurons._sharded import (
-    WRAPPED,
-    Piece,
-    canonical_name,
-    collected_rows,
-    flattened,
-    member_rows,
-    piece_of,
-)
-from lightning_topo.neurons._stand_in import StandIn
-
-
-@dataclass(frozen=True)
-class Member:
-    r"""Where the units of a group lie on one axis of one parameter or buffer.
-
-    Unit $u$ owns the positions $\text{offset} + (o \cdot \text{size} + u) \cdot \text{inner} + i$ of the axis, for all
-    $o < \text{outer}$ and $i < \text{inner}$: from ``offset`` on, the axis is read as a tensor of shape
-    (outer, size, inner) with the units in the middle.
-
-    Args:
-        parameter: Dotted name, as in ``model.named_parameters()`` or ``model.named_buffers()``. A buffer (the running
-            statistics of BatchNorm) is exchanged with the unit, but is no coordinate of its point.
-        axis: Axis of the tensor that holds the units; may be negative.
-        outer: How often the block of all units is repeated (the 4 gates of an LSTM).
-        inner: Consecutive positions of one unit (pixels of a flattened channel, channels of an attention head).
-        offset: First position of the axis that belongs to the group (the keys in a packed query-key-value projection).
-        size: Number of units; default all that fit behind ``offset``.
-
-    Example:
-        >>> Member("fc1.weight", axis=0)
-        Member(parameter='fc1.weight', axis=0, outer=1, inner=1, offset=0, size=None)
-    """
-
-    parameter: str
-    axis: int = 0
-    outer: int = 1
-    inner: int = 1
-    offset: int = 0
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.outer < 1 or self.inner < 1 or self.offset < 0 or (self.size is not None and self.size < 1):
-            raise ValueError(f"expected outer, inner, size >= 1 and offset >= 0, got {self}")
-
-    def n_units(self, tensor: Tensor) -> int:
-        """Number of units that this member has on ``tensor``.
-
-        Raises:
-            ValueError: The tensor has no such axis, or the layout does not fit it.
-        """
-        if not -tensor.ndim <= self.axis < tensor.ndim:
-            raise ValueError(f"{self} names axis {self.axis} of a tensor of shape {tuple(tensor.shape)}")
-        length = tensor.shape[self.axis] - self.offset
-        block = self.outer * self.inner
-        size = length // block if self.size is None else self.size
-        if size < 1 or size * block > length or (self.size is None and length % block):
-            raise ValueError(
-                f"{self} does not fit an axis of {tensor.shape[self.axis]} (shape {tuple(tensor.shape)}): expected "
-                f"offset + outer * size * inner within the axis, and all of it when size is None"
-            )
-        return size
-
-    def units(self, tensor: Tensor) -> Tensor:
-        """View of ``tensor`` with the units first, shape (size, ...)."""
-        size = self.n_units(tensor)
-        axis = self.axis % tensor.ndim
-        block = tensor.narrow(axis, self.offset, self.outer * size * self.inner)
-        return block.unflatten(axis, (self.outer, size, self.inner)).movedim(axis + 1, 0)
+from lightning_topo.neurons.member import Member, exchange_units_
+from lightning_topo.sharding import WRAPPED, Piece, canonical_name, collected_rows, flattened, piece_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +65,7 @@ class NeuronGroup:
         Raises:
             ValueError: A member names nothing in the model or does not fit, or members disagree.
         """
-        return self._locate(model)[0]
+        return locate(self, model)[0]
 
     def points(self, model: nn.Module, indices: Tensor | Sequence[int] | None = None) -> Tensor:
         """Neuron cloud: row $i$ holds all parameters of unit $i$, buffers left out.
@@ -152,13 +84,16 @@ class NeuronGroup:
             ValueError: As ``n_units``, or the group holds buffers only.
             RuntimeError: Another process could not gather its share.
         """
-        located = [part for part in self._locate(model)[1] if isinstance(part[1], nn.Parameter)]
+        located = [part for part in locate(self, model)[1] if isinstance(part[1], nn.Parameter)]
         if not located:
             raise ValueError(f"group {self.name!r} holds buffers only; a point needs at least one parameter")
+        laid = [
+            (member.layout(tensor if piece is None else piece.meta), tensor, piece) for member, tensor, piece in located
+        ]
         if any(piece is not None for _, _, piece in located):
-            blocks = collected_rows(located, indices)
+            blocks = collected_rows(laid, indices)
         else:
-            blocks = [member_rows(member, tensor, indices) for member, tensor, _ in located]
+            blocks = [layout.rows(tensor, indices) for layout, tensor, _ in laid]
         return torch.cat([block.to(blocks[0].device) for block in blocks], dim=1)
 
     def dimension(self, model: nn.Module) -> int:
@@ -172,7 +107,7 @@ class NeuronGroup:
         """
         shapes = [
             (member, tensor.shape if piece is None else piece.shape)
-            for member, tensor, piece in self._locate(model)[1]
+            for member, tensor, piece in locate(self, model)[1]
             if isinstance(tensor, nn.Parameter)
         ]
         return sum(math.prod(shape) // shape[m.axis] * m.outer * m.inner for m, shape in shapes)
@@ -183,7 +118,7 @@ class NeuronGroup:
         Raises:
             ValueError: As ``n_units``.
         """
-        located = self._locate(model)[1]
+        located = locate(self, model)[1]
         return [(member, tensor) for member, tensor, _ in located if isinstance(tensor, nn.Parameter)]
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
@@ -205,7 +140,7 @@ class NeuronGroup:
         Raises:
             ValueError: As ``n_units``, or not a permutation, or the parameters are sharded over processes.
         """
-        n, located = self._locate(model)
+        n, located = locate(self, model)
         order = torch.as_tensor(permutation, dtype=torch.long, device="cpu")
         if order.shape != (n,) or not torch.equal(order.sort().values, torch.arange(n)):
             raise ValueError(f"expected a permutation of 0 ... {n - 1} for group {self.name!r}, got {permutation}")
@@ -214,33 +149,37 @@ class NeuronGroup:
                 f"parameters of group {self.name!r} are sharded over processes; exchange units before that"
             )
         for member, tensor, _ in located:
-            if isinstance(tensor, StandIn):
-                tensor.then(partial(_permute, member, order))
-            else:
-                _permute(member, order, tensor.detach())
+            exchange_units_(member, order, tensor.detach())
 
-    def _locate(self, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor, Piece | None]]]:
-        """Number of units, and each member with its tensor; slices that tied names repeat come once."""
-        located: dict[tuple[int, ...], tuple[int, tuple[Member, Tensor, Piece | None]]] = {}
-        flat = {canonical_name(name): part for name, part in flattened(model).items()}
-        for member in self.members:
-            tensor: Tensor
-            piece: Piece | None
-            name = canonical_name(member.parameter)
-            if name in flat:
-                tensor, piece = flat[name]
-            else:
-                tensor = find_tensor(model, member.parameter)
-                piece = piece_of(tensor)
-            whole = tensor if piece is None else piece.meta
-            n = member.n_units(whole)
-            key = (id(tensor), member.axis % whole.ndim, member.outer, member.inner, member.offset)
-            located.setdefault(key, (n, (member, tensor, piece)))
-        sizes = {n for n, _ in located.values()}
-        if len(sizes) > 1:
-            listed = ", ".join(f"{part[0].parameter} axis {part[0].axis}: {n}" for n, part in located.values())
-            raise ValueError(f"members of group {self.name!r} disagree on the number of units ({listed})")
-        return sizes.pop(), [part for _, part in located.values()]
+
+def locate(group: NeuronGroup, model: nn.Module) -> tuple[int, list[tuple[Member, Tensor, Piece | None]]]:
+    """Number of units of a group, and each member with its tensor and, where that is sharded, the piece held here.
+
+    Slices that tied names repeat come once.
+
+    Raises:
+        ValueError: As ``NeuronGroup.n_units``.
+    """
+    located: dict[tuple[int, ...], tuple[int, tuple[Member, Tensor, Piece | None]]] = {}
+    flat = {canonical_name(name): part for name, part in flattened(model).items()}
+    for member in group.members:
+        tensor: Tensor
+        piece: Piece | None
+        name = canonical_name(member.parameter)
+        if name in flat:
+            tensor, piece = flat[name]
+        else:
+            tensor = find_tensor(model, member.parameter)
+            piece = piece_of(tensor)
+        whole = tensor if piece is None else piece.meta
+        n = member.n_units(whole)
+        key = (id(tensor), member.axis % whole.ndim, member.outer, member.inner, member.offset)
+        located.setdefault(key, (n, (member, tensor, piece)))
+    sizes = {n for n, _ in located.values()}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{part[0].parameter} axis {part[0].axis}: {n}" for n, part in located.values())
+        raise ValueError(f"members of group {group.name!r} disagree on the number of units ({listed})")
+    return sizes.pop(), [part for _, part in located.values()]
 
 
 def find_tensor(model: nn.Module, name: str) -> Tensor:
@@ -270,10 +209,3 @@ def _descend(owner: nn.Module | Tensor | None, key: str) -> nn.Module | Tensor |
                 return children[key]
         owner = next((owner._modules[wrapper] for wrapper in WRAPPED if wrapper in owner._modules), None)
     return None
-
-
-def _permute(member: Member, order: Tensor, tensor: Tensor) -> Tensor:
-    """Put unit ``order[i]`` in the place of unit i, in place."""
-    units = member.units(tensor)
-    units.copy_(units.index_select(0, order.to(tensor.device)))
-    return tensor

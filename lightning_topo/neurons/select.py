@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from lightning_topo.neurons._sandbox import open_sandbox
 from lightning_topo.neurons.discovery import find_neuron_groups
+from lightning_topo.neurons.exchange.sandbox import open_sandbox
+from lightning_topo.neurons.exchange.symmetry import asymmetric
 from lightning_topo.neurons.group import NeuronGroup
-from lightning_topo.neurons.symmetry import asymmetric
 
 _EXPECTED = "groups must be None, a glob, a list of globs or a list of NeuronGroup"
 

@@ -158,14 +158,22 @@ def test_weights_that_are_not_finite(value, classifier, trainer, data):
 
 
 def test_no_logger(classifier, trainer, data):
-    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor(max_overhead=None)]
+    monitors = [
+        lt.BiLipschitzMonitor(),
+        lt.PersistenceMonitor(max_overhead=None),
+        lt.SharpnessMonitor(max_overhead=None),
+    ]
     made = fit(trainer, classifier(), data, monitors, logger=False)
     assert all(monitor.history for monitor in monitors)
     assert "bilipschitz/criticality" in made.callback_metrics
 
 
 def test_fast_dev_run(classifier, trainer, data):
-    monitors = [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor(max_overhead=None)]
+    monitors = [
+        lt.BiLipschitzMonitor(),
+        lt.PersistenceMonitor(max_overhead=None),
+        lt.SharpnessMonitor(max_overhead=None),
+    ]
     made = trainer(monitors, fast_dev_run=True)
     made.fit(classifier(), data())
     assert all(monitor.history for monitor in monitors)

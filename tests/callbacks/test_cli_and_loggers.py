@@ -47,8 +47,14 @@ def test_lightning_cli(import_name, tmp_path, data, monkeypatch):
                     "class_path": "lightning_topo.BiLipschitzMonitor",
                     "init_args": {"groups": ["net.*"], "max_overhead": None},
                 },
-                {"class_path": "lightning_topo.PersistenceMonitor", "init_args": {"groups": "net.0", "tolerance": 0.1}},
-                {"class_path": "lightning_topo.SharpnessMonitor", "init_args": {"every_n_train_steps": 3}},
+                {
+                    "class_path": "lightning_topo.PersistenceMonitor",
+                    "init_args": {"groups": "net.0", "tolerance": 0.1, "max_overhead": None},
+                },
+                {
+                    "class_path": "lightning_topo.SharpnessMonitor",
+                    "init_args": {"every_n_train_steps": 3, "max_overhead": None},
+                },
                 {"class_path": "lightning_topo.TopologicalStepClipping", "init_args": {"max_criticality": 0.01}},
             ],
         }

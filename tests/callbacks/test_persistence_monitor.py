@@ -136,7 +136,8 @@ def test_a_fresh_fit_starts_anew(classifier, trainer, data):
     trainer([once], max_epochs=1).fit(smaller(), data(shuffle=False))
     assert [record.step for record in once.history] == [0, 12]
     assert twice.history == first + once.history
-    assert {k: v for k, v in twice.state_dict().items() if k != "first"} == {"due": 2, "made": 2, "measured_at": 12}
+    counts = {"due": 2, "made": 2, "measured_at": 12}
+    assert {k: v for k, v in twice.state_dict().items() if k not in ("first", "last")} == counts
 
 
 def test_a_fit_that_goes_on_keeps_its_start(classifier, trainer, data):
@@ -209,10 +210,10 @@ def test_bad_options(options, message):
 
 
 def test_groups_that_are_dear_take_turns(classifier, trainer, data):
-    """Each takes half a second, and two fifths of a second a batch are allowed."""
+    """Each takes half a second, and three fifths of a second a batch are allowed."""
     measured = []
 
-    def measure_group(group, trainer, points):
+    def measure_group(group, trainer, points, step):
         clock.now += 0.5
         measured.append((trainer.global_step, group.name))
         return {}
@@ -225,8 +226,8 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     monitor._measure_group, monitor._budget._clock = measure_group, clock
     trainer([clock, monitor], max_epochs=1).fit(module, data(n=160))
     names = [name for _, name in measured]
-    # At the start the first, whose cost nobody knows, and two for the second that is always granted.
-    assert [step for step, _ in measured[:4]] == [0, 0, 0, 5]
-    assert len(set(names)) == 8
+    # Those of the start first, at the expense of the run to come.
+    assert len(set(names[:8])) == 8
     assert names == (names[:8] * 3)[: len(names)]
-    assert monitor._budget.spent <= 0.4 * (clock.now - monitor._budget.spent) + 1e-9
+    assert len(names) > 16
+    assert monitor._budget.spent <= 0.6 * (clock.now - monitor._budget.spent) + 1e-9

@@ -64,10 +64,13 @@ def test_a_monitor_of_the_user_is_not_doubled(classifier, trainer, data, monkeyp
 def test_an_added_monitor_measures_and_resumes(classifier, trainer, data, monkeypatch, tmp_path, weights_only):
     monkeypatch.setenv("LIGHTNING_TOPO", "bilipschitz,persistence")
     made = trainer(max_epochs=1)
+    for callback in ours(made):  # the run is too short for its neurons' topology to be measured at the default
+        callback.max_overhead = callback._budget.max_overhead = None
     made.fit(classifier(), data())
     assert all(callback.history for callback in ours(made))
     made.save_checkpoint(tmp_path / "a.ckpt")
     resumed = trainer(max_epochs=2)
+    ours(resumed)[1].max_overhead = ours(resumed)[1]._budget.max_overhead = None
     resumed.fit(classifier(), data(), ckpt_path=tmp_path / "a.ckpt", **weights_only)
     assert ours(resumed)[0].state_dict()["updates"] == [24]
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import lightning_topo as lt
-from lightning_topo.callbacks._monitor import Monitor
+from lightning_topo.callbacks._options import OptionedCallback
+from lightning_topo.updates import update_meter
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 if not hasattr(fsdp, "fully_shard"):
@@ -106,7 +107,7 @@ def fit(rank, name, folder, recorder, monitors, fail_at=None, ckpt_path=None, **
         "steps": trainer.global_step,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "rows": recorder.rows,
-        "measured": [len(monitor.history) for monitor in monitors if isinstance(monitor, Monitor)],
+        "measured": [len(monitor.history) for monitor in monitors if isinstance(monitor, OptionedCallback)],
         "warnings": [str(w.message) for w in seen if "Monitor" in str(w.message)],
     }
 
@@ -189,13 +190,11 @@ def broken(rank, name, folder, recorder):
     monitors = three()
     with pytest.MonkeyPatch.context() as patch:
         if rank == 0:
-            patch.setattr(
-                "lightning_topo.callbacks.bi_lipschitz_monitor.bi_lipschitz", sometimes(lt.functional.bi_lipschitz)
-            )
+            patch.setattr(update_meter, "compare", sometimes(update_meter.compare))
         else:
-            from lightning_topo.neurons import _sharded
+            from lightning_topo.sharding import collective
 
-            patch.setattr(_sharded, "_held_rows", sometimes(_sharded._held_rows))
+            patch.setattr(collective, "_held_rows", sometimes(collective._held_rows))
         return fit(rank, name, folder, recorder, monitors)
 
 

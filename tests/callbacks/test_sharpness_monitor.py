@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 import lightning_topo as lt
+from lightning_topo.callbacks._admission import Admission
 
 
 class KeepLosses(pl.Callback):
@@ -147,13 +148,13 @@ def test_a_run_too_short_to_pay_for_a_measurement_says_so(smooth, trainer, data)
 
 
 def test_a_second_fit_too_short_to_pay_says_so_too(smooth, trainer, data):
-    monitor = lt.SharpnessMonitor()
-    trainer([monitor], max_epochs=1).fit(smooth(), data())
-    assert len(monitor.history) == 1
+    monitor = lt.SharpnessMonitor(max_overhead=1.0)
+    trainer([monitor], max_epochs=20).fit(smooth(), data())
+    assert (len(monitor.history), monitor.state_dict()["made"]) == (3, 3)
     for _ in range(2):
         with pytest.warns(UserWarning, match="SharpnessMonitor measured nothing"):
             trainer([monitor, Slow(monitor)]).fit(smooth(), data())
-    assert len(monitor.history) == 1
+    assert len(monitor.history) == 3
     assert monitor.state_dict()["due"] == 1
 
 
@@ -166,7 +167,7 @@ def test_a_fresh_fit_after_one_of_a_single_step_is_measured(smooth, trainer, dat
 
 def test_a_fit_that_goes_on_borrows_from_its_own_batches(smooth, trainer, data, monkeypatch):
     monitor, asked = lt.SharpnessMonitor(every_n_train_steps=12), []
-    monkeypatch.setattr(monitor, "admits", lambda guess, run_time: asked.append(20 * run_time / guess))
+    monkeypatch.setattr(Admission, "admits", lambda self, guess, run_time: asked.append(20 * run_time / guess))
     made, module = trainer([monitor], max_epochs=2), smooth()
     made.fit(module, data())
     made.fit_loop.max_epochs = 3

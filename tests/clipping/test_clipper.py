@@ -385,7 +385,8 @@ def test_hooks_are_gone_after_the_block_and_after_an_error():
 @pytest.mark.parametrize("outlier", [False, True])
 def test_large_groups_are_exact_too(monkeypatch, optimizer, outlier):
     """Fast neurons are evaluated first; the pair that decides may be two slow ones."""
-    monkeypatch.setattr("lightning_topo.clipping._update._LARGE", 32)
+    monkeypatch.setattr("lightning_topo.functional.near_bound._ALWAYS_EXACT", 0)
+    monkeypatch.setattr("lightning_topo.functional.near_bound._FASTEST", 8)
     model = two_layers(6, 60, 3)
     with torch.no_grad():  # two close neurons
         for p, axis in ((model[0].weight, 0), (model[0].bias, 0), (model[2].weight, 1)):

@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import topological_lr_find
 
 HOLD = 6
 

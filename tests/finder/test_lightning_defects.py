@@ -10,7 +10,8 @@ import torch
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import topological_lr_find
 from lightning_topo.neurons import find_neuron_groups
 
 HOLD = 6

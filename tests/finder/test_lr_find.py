@@ -3,7 +3,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import topological_lr_find
 
 HOLD = 6
 

@@ -4,10 +4,12 @@ import copy
 from itertools import count, islice
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_topo.finder import CriticalRateSearch, TopologicalLearningRateFinder, Trial
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import CriticalRateSearch, Trial
 from lightning_topo.functional.bi_lipschitz import bi_lipschitz
 from lightning_topo.neurons import find_neuron_groups
 
@@ -190,3 +192,169 @@ def test_losses_are_the_training_losses(lab):
     lab.trainer(max_steps=1, callbacks=[finder]).fit(model, seeded(lab))
     assert all(trial.losses[0] == pytest.approx(expected) for trial in finder.result.trials)
     assert all(len(trial.losses) == trial.steps for trial in finder.result.trials)
+
+
+class Losses:
+    """Manual optimization whose step returns something other than one loss."""
+
+    def __new__(cls, lab, returned):
+        class Losses(lab.Classifier):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.automatic_optimization = False
+
+            def training_step(self, batch, batch_idx):
+                optimizer, loss = self.optimizers(), self.loss(batch)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+                return returned(loss.detach())
+
+        return Losses
+
+
+RETURNED = {
+    "two losses": lambda loss: torch.stack([loss - 1, loss + 1]),
+    "a matrix": lambda loss: loss.expand(2, 3),
+    "half precision": lambda loss: loss.bfloat16(),
+    "in a dictionary": lambda loss: {"loss": loss[None]},
+}
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_losses_that_are_no_scalars_are_told_by_their_mean(lab, returned):
+    results = []
+    for each in (RETURNED[returned], lambda loss: loss):
+        finder = TopologicalLearningRateFinder(hold_steps=HOLD)
+        lab.trainer(max_steps=1, callbacks=[finder]).fit(lab.model(cls=Losses(lab, each)), seeded(lab))
+        results.append(finder.result)
+    assert summary(results[0]) == summary(results[1])
+    for trial, plain in zip(results[0].trials, results[1].trials, strict=True):
+        assert trial.losses == pytest.approx(plain.losses, rel=1e-2)
+
+
+@pytest.mark.parametrize("returned", [lambda loss: None, lambda loss: loss[None][:0]])
+def test_step_without_a_loss_has_trials_without_losses(lab, returned):
+    finder = TopologicalLearningRateFinder(hold_steps=HOLD)
+    lab.trainer(max_steps=1, callbacks=[finder]).fit(lab.model(cls=Losses(lab, returned)), seeded(lab))
+    assert finder.result.status == "found"
+    assert {trial.losses for trial in finder.result.trials} == {()}
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Some batches of which the first are empty."""
+
+    def __init__(self, data, empty):
+        self.data, self.empty = data, empty
+
+    def __iter__(self):
+        for i in range(30):
+            yield self.data[8 * i % 80 : 8 * i % 80 + (0 if i < self.empty else 8)]
+
+
+class Summed:
+    """The classifier with a loss that an empty batch has, too."""
+
+    def __new__(cls, lab):
+        class Summed(lab.Classifier):
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+
+            def loss(self, batch):
+                return nn.functional.cross_entropy(self(batch[0]), batch[1], reduction="sum")
+
+        return Summed
+
+
+def test_neurons_are_found_with_the_first_batch_that_is_not_empty(lab):
+    finder = TopologicalLearningRateFinder(hold_steps=HOLD)
+    model, data = lab.model(cls=Summed(lab)), lab.data()
+    lab.trainer(max_steps=3, callbacks=[finder]).fit(model, torch.utils.data.DataLoader(Stream(data, 2), None))
+    assert finder.result.status == "found"
+    assert finder.result.trials[0].group == "net.0"
+    assert model.seen[:2] == [0.0, 0.0]
+
+
+def test_nothing_but_empty_batches_is_said(lab):
+    trainer = lab.trainer(callbacks=[TopologicalLearningRateFinder(hold_steps=HOLD)])
+    with pytest.raises(ValueError, match=r"first 10.*all are empty.*example_input_array"):
+        trainer.fit(lab.model(cls=Summed(lab)), torch.utils.data.DataLoader(Stream(lab.data(), 30), None))
+
+
+def unseen(lab, kind):
+    """Models whose updates no optimizer of the Trainer makes by its step()."""
+
+    class Unseen(lab.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(self.loss(batch))
+            if kind == "by another method":
+                self.optimizers().optimizer.first_step()
+
+        def on_train_start(self):
+            if kind == "within backward":
+                self.own = {p: torch.optim.SGD([p], lr=self.lr) for p in self.parameters()}
+                for parameter in self.parameters():
+                    parameter.register_post_accumulate_grad_hook(self.step_now)
+
+        def step_now(self, parameter):
+            self.own[parameter].step()
+            self.own[parameter].zero_grad()
+
+        def configure_optimizers(self):
+            if kind == "within backward":
+                return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.lr)
+            return Perturbing(self.parameters(), lr=self.lr)
+
+    return lab.model(cls=Unseen)
+
+
+class Perturbing(torch.optim.SGD):
+    @torch.no_grad()
+    def first_step(self):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.sub_(0.01 * parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("within backward", r"hold parameters of the neurons.*but they hold none.*step within backward"),
+        ("by another method", r"none of configure_optimizers'.*although parameters moved.*first_step"),
+        ("never", r"none of configure_optimizers'.*no parameter moved.*step()"),
+    ],
+)
+def test_updates_that_the_trial_cannot_see_are_said_as_they_are(lab, kind, message):
+    trainer = lab.trainer(callbacks=[TopologicalLearningRateFinder(hold_steps=HOLD)])
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        trainer.fit(unseen(lab, kind), seeded(lab))
+
+
+class Renewing(pl.Callback):
+    """Gives the Trainer new optimizers before its first batch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        trainer.strategy.setup_optimizers(trainer)
+
+
+def test_optimizers_that_were_renewed_in_the_fit_are_those_that_are_held(lab):
+    finder, model = TopologicalLearningRateFinder(hold_steps=HOLD), lab.model()
+    trainer = lab.trainer(max_epochs=1, callbacks=[Renewing(), finder])
+    trainer.fit(model, seeded(lab))
+    assert finder.result.status == "found"
+    assert trainer.optimizers[0].param_groups[0]["lr"] == finder.optimal_lr
+
+
+def test_optimizers_that_are_renewed_within_a_trial_are_said(lab):
+    class Restarting(lab.Classifier):
+        def on_train_batch_start(self, batch, batch_idx):
+            if batch_idx == 2:
+                self.trainer.strategy.setup_optimizers(self.trainer)
+
+    trainer = lab.trainer(callbacks=[TopologicalLearningRateFinder(hold_steps=HOLD)])
+    with pytest.raises(RuntimeError, match="keep its optimizers during a trial"):
+        trainer.fit(lab.model(cls=Restarting), seeded(lab))

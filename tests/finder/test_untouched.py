@@ -12,7 +12,8 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
-from lightning_topo.finder import TopologicalLearningRateFinder, topological_lr_find
+from lightning_topo.callbacks import TopologicalLearningRateFinder
+from lightning_topo.finder import topological_lr_find
 
 HOLD = 6
 

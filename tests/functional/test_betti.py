@@ -172,3 +172,28 @@ def test_gpu_agrees():
     for points in (rotated(even_sphere(400)), polygon(300), grid(80, 3, 5, seed=0)):
         for scale in SCALES[:4]:
             assert betti_at_scale(points.cuda(), scale) == betti_at_scale(points, scale)
+
+
+@pytest.mark.parametrize("make", [0, 1, 2])
+def test_the_graph_by_single_precision_is_that_of_all_distances(make):
+    from lightning_topo.functional._near_graph import near_graph
+    from lightning_topo.functional.distances import ROUNDING, pairwise_distances
+
+    generator = torch.Generator().manual_seed(make)
+    points = {
+        0: torch.randn(400, 60, generator=generator, dtype=torch.float64),
+        # a lattice: many pairs at exactly the distance, and at the diameter
+        1: torch.randint(2, (400, 20), generator=generator).double(),
+        2: 1e30 * (torch.randint(3, (400, 20), generator=generator).double() + 1000),
+    }[make]
+    distances = pairwise_distances(points)
+    for scale in (0.0, 0.25, 0.5, 0.7, 0.7071067811865476, 1.0):
+        assert torch.equal(near_graph(points, scale), distances <= (scale + ROUNDING) * distances.max())
+
+
+def test_a_large_graph_is_collapsed_whatever_the_order_of_its_points():
+    """Two circles whose points alternate, of which a sample must not see one alone."""
+    t = torch.linspace(0, 2 * torch.pi, 701, dtype=torch.float64)[:-1]
+    centre = torch.where(torch.arange(700) % 2 == 0, -5.0, 5.0)
+    points = torch.stack([t.cos(), t.sin() + centre], dim=1)
+    assert betti_at_scale(points, 0.1) == (2, 2, 0)

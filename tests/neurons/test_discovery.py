@@ -151,9 +151,9 @@ def test_constants_tell_units_apart_unless_they_are_alike():
     assert UncoveredAxis("fc1.bias", 0, "fixed values") in found.uncovered
 
 
-def test_group_that_fails_the_exchange_test_is_dropped_with_a_warning():
+def test_state_that_is_the_same_for_all_units_now_goes_with_them():
     class Custom(nn.Module):
-        """A state that is the same for all units now, but is not bound to stay so."""
+        """A state that is not bound to stay the same for all units."""
 
         def __init__(self):
             super().__init__()
@@ -163,10 +163,58 @@ def test_group_that_fails_the_exchange_test_is_dropped_with_a_warning():
         def forward(self, x):
             return self.fc3(self.fc2(self.fc1(x) - self.mean).relu())
 
-    with pytest.warns(UserWarning, match="exchanging their units changes the output: fc1$"):
-        found = discover_neurons(Custom(), torch.randn(2, 3))
+    first, second = find_neuron_groups(Custom(), torch.randn(2, 3))
+    assert (first.name, second.name) == ("fc1", "fc2")
+    assert Member("mean") in first.members
+
+
+def test_group_that_fails_the_exchange_test_is_dropped_with_a_warning():
+    class Detour(nn.Module):
+        """Reads a parameter where no operation shows it, and where all its numbers are alike at first."""
+
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+            self.mean = nn.Parameter(torch.zeros(4))
+
+        def forward(self, x):
+            return self.fc3(self.fc2(self.fc1(x) - torch.from_numpy(self.mean.detach().numpy())).relu())
+
+    with pytest.warns(UserWarning, match="exchanging their units changes the output: fc1, mean$"):
+        found = discover_neurons(Detour(), torch.randn(2, 3))
     assert [group.name for group in found.groups] == ["fc2"]
     assert UncoveredAxis("fc1.bias", 0, "refuted by the exchange test") in found.uncovered
+
+
+class Experts(nn.Module):
+    """Each row goes to one of some experts; few rows do not reach all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.router, self.head = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(6))
+
+    def forward(self, x):
+        x = self.stem(x)
+        chosen, y = self.router(x).argmax(-1), torch.zeros_like(x)
+        for which in chosen.unique():
+            rows = (chosen == which).nonzero().squeeze(1)
+            y = y.index_add(0, rows, self.experts[int(which)](x[rows]))
+        return self.head(x + y)
+
+
+def test_branches_that_the_first_run_did_not_take():
+    """The stream that all experts read has a member in each, whichever were chosen."""
+    torch.manual_seed(0)
+    model, x = Experts(), torch.randn(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that some expert is never chosen
+        found = discover_neurons(model, x)
+    used = {int(which) for which in model.router(model.stem(x)).argmax(-1)}
+    stream = next(group for group in found.groups if group.n_units(model) == 6)
+    reached = {int(member.parameter.split(".")[1]) for member in stream.members if "experts" in member.parameter}
+    assert reached > used
+    assert {group.name for group in found.groups} >= {f"experts.{which}.0" for which in reached}
 
 
 def test_unknown_operation_is_named():

@@ -271,9 +271,9 @@ CASES = {
     "packed and indexed attention": (lambda: qkv_net(timm_attention), {"heads": 2, "keys": 4, "values": 4}),
     "attention packed by heads": (lambda: qkv_net(neox_attention), {"heads": 2, "keys": 4, "values": 4}),
     "attention packed by heads and indexed": (lambda: qkv_net(bloom_attention), {"heads": 2, "keys": 4, "values": 4}),
-    "attention packed with one key for all queries": (  # whose heads are not found
+    "attention packed with one key for all queries": (
         lambda: (Net(multi_query_attention, qkv=nn.Linear(8, 20), out=nn.Linear(12, 3)), torch.randn(2, 6, 8)),
-        {"keys": 4, "values": 4},
+        {"heads": 3, "keys": 4, "values": 4},
     ),
     "grouped queries": (
         lambda: separate(6, 2, grouped_attention),

@@ -1,0 +1,111 @@
+"""The topology of neuron groups at one time, and how far it is from where they started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_topo.callbacks._snapshot import Cloud, Snapshot
+from lightning_topo.callbacks._starts import Start, Starts
+from lightning_topo.functional import persistence_entropy, total_persistence
+from lightning_topo.functional.betti import betti_of_distances
+
+
+@dataclass(frozen=True)
+class PersistenceRecord:
+    """Topology of one neuron group at one time; tuples have one entry a homology dimension.
+
+    Attributes:
+        step: Step under which it was logged.
+        group: Name of the neuron group.
+        betti: Betti numbers of all neurons (up to ``betti_max_neurons``) at ``scale`` times their diameter.
+        entropy: Persistence entropy of the sample's diagrams, in nats.
+        total_persistence: Sum of the finite bars' lengths.
+        drift: Bottleneck distance to the first diagrams, each divided by its diameter.
+        certified_betti: Bars of the sample's first diagrams that are certainly alive now, by the bi-Lipschitz
+            constants of the sample's way since then.
+        covering_radius: Largest distance of a neuron to the sample; 0 when all neurons are in it.
+        diameter: Largest distance between two neurons of the sample.
+    """
+
+    step: int
+    group: str
+    betti: tuple[int, ...]
+    entropy: tuple[float, ...]
+    total_persistence: tuple[float, ...]
+    drift: tuple[float, ...]
+    certified_betti: tuple[int, ...]
+    covering_radius: float
+    diameter: float
+
+
+class GroupTopology:
+    """Measures the topology of neuron groups, each against its own start.
+
+    Args:
+        max_neurons: Size of the sample of which diagrams are computed.
+        max_dim: Highest homology dimension of the diagrams.
+        betti_max_neurons: Largest number of neurons of which Betti numbers are computed.
+        betti_max_dim: Highest homology dimension of the Betti numbers.
+        scale: Share of the diameter at which Betti numbers are counted.
+        tolerance: Diagrams are not computed again while they are certain to have moved by no more, in log scale.
+        starts: Where the groups started.
+    """
+
+    def __init__(
+        self,
+        max_neurons: int,
+        max_dim: int,
+        betti_max_neurons: int,
+        betti_max_dim: int,
+        scale: float,
+        tolerance: float,
+        starts: Starts,
+    ) -> None:
+        self._max_neurons, self._max_dim = max_neurons, max_dim
+        self._betti_max_neurons, self._betti_max_dim = betti_max_neurons, betti_max_dim
+        self._scale, self._tolerance = scale, tolerance
+        self.starts = starts
+        self._last: dict[str, Snapshot] = {}
+
+    def forget_last(self) -> None:
+        """Compute the next diagrams of each group in any case."""
+        self._last = {}
+
+    def measure(self, name: str, points: Tensor, step: int) -> tuple[PersistenceRecord, Snapshot, Start]:
+        """What a group's neurons are like now, the sample that is followed, and where they started.
+
+        Args:
+            name: Name of the group.
+            points: Its neurons, finite, shape (n, D).
+            step: Step under which it is logged.
+        """
+        cloud = Cloud(points)
+        if self.starts.drop_other(name, tuple(points.shape)):
+            self._last.pop(name, None)
+        snapshot = self._snapshot(name, cloud)
+        start = self.starts[name]
+        start.n_measured += 1
+        record = PersistenceRecord(
+            step,
+            name,
+            betti_of_distances(cloud.distances(start.betti_indices), self._scale, self._betti_max_dim),
+            persistence_entropy(snapshot.diagrams),
+            total_persistence(snapshot.diagrams),
+            snapshot.drift_from(start.snapshot),
+            snapshot.certified_since(start.snapshot, self._scale),
+            cloud.covering_radius(start.snapshot.indices),
+            snapshot.diagrams.diameter,
+        )
+        return record, snapshot, start
+
+    def _snapshot(self, name: str, cloud: Cloud) -> Snapshot:
+        if name not in self.starts:
+            indices = cloud.farthest_point_sample(self._max_neurons)
+            first = Snapshot.take(cloud, indices, self._max_dim)
+            self.starts[name] = Start(first, cloud.farthest_point_sample(self._betti_max_neurons), len(cloud.points))
+            self._last[name] = first
+        elif name not in self._last or not self._last[name].still_holds(cloud, self._tolerance):
+            self._last[name] = Snapshot.take(cloud, self.starts[name].snapshot.indices, self._max_dim)
+        return self._last[name]

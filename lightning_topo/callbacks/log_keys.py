@@ -1,0 +1,121 @@
+"""Every key that the callbacks log, declared once with what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LogKeys:
+    """The keys of one callback.
+
+    Attributes:
+        prefix: First part of each key.
+        overall: What ``<prefix>/<name>`` says, by name.
+        group: What ``<prefix>/<neuron group>/<name>`` says, by name.
+        dimension: What ``<prefix>/<neuron group>/<name>_<k>`` says, one key a homology dimension k, by name.
+    """
+
+    prefix: str
+    overall: Mapping[str, str] = field(default_factory=dict)
+    group: Mapping[str, str] = field(default_factory=dict)
+    dimension: Mapping[str, str] = field(default_factory=dict)
+
+    def of_run(self, name: str) -> str:
+        """The key of a figure over all groups."""
+        return f"{self.prefix}/{_declared(name, self.overall)}"
+
+    def of_group(self, group: str, name: str) -> str:
+        """The key of a figure of one group."""
+        return f"{self.prefix}/{group}/{_declared(name, self.group)}"
+
+    def of_dimension(self, group: str, name: str, k: int) -> str:
+        """The key of a figure of one group in one homology dimension."""
+        return f"{self.prefix}/{group}/{_declared(name, self.dimension)}_{k}"
+
+    @property
+    def coverage(self) -> str:
+        """The key of the share of due measurements that were made."""
+        return self.of_run("coverage")
+
+
+def _declared(name: str, known: Mapping[str, str]) -> str:
+    if name not in known:
+        raise KeyError(f"expected a declared log key, one of {', '.join(known)}; got {name!r}; declare it in log_keys")
+    return name
+
+
+_COVERAGE = "share of the due measurements that were made"
+
+BILIPSCHITZ = LogKeys(
+    "bilipschitz",
+    overall={
+        "learning_rate": "largest learning rate η of the groups' latest values",
+        "criticality": "largest criticality κ of the groups' latest values",
+        "critical_lr": "smallest critical learning rate η* of the groups' latest values",
+        "broken_updates": "measured updates so far with κ >= 1 in some group",
+        "coverage": _COVERAGE,
+    },
+    group={
+        "learning_rate": "largest learning rate η that moves the group",
+        "lower": "smallest factor by which the update changed a distance between two neurons",
+        "upper": "largest factor by which the update changed a distance between two neurons",
+        "distortion": "upper / lower",
+        "criticality": "κ = max |u_i - u_j| / |p_i - p_j|, which is η / η*",
+        "critical_lr": "η* = η / κ",
+    },
+)
+TOPOLOGY = LogKeys(
+    "topology",
+    overall={"coverage": _COVERAGE},
+    group={
+        "covering_radius": "largest distance of a neuron to the sample of which the diagrams are",
+        "diameter": "largest distance between two neurons of the sample",
+    },
+    dimension={
+        "betti": "Betti number at the scale",
+        "entropy": "persistence entropy in nats",
+        "total_persistence": "sum of the finite bars' lengths",
+        "drift": "bottleneck distance to the first diagram, both divided by their diameter",
+        "certified_betti": "bars of the first diagram that are certainly alive now",
+    },
+)
+SHARPNESS = LogKeys(
+    "sharpness",
+    overall={
+        "lambda_max": "largest eigenvalue λmax of the Hessian of the batch's loss",
+        "inverse": "1 / λmax",
+        "coverage": _COVERAGE,
+    },
+)
+CLIPPING = LogKeys(
+    "clipping",
+    overall={
+        "scale": "smallest factor of an update of the batch",
+        "criticality_before": "largest κ of the optimizer's own update",
+        "criticality_after": "largest κ of the update that was made",
+        "clipped_updates": "updates so far that were scaled back",
+    },
+    group={
+        "scale": "factor of the update that was made",
+        "criticality_before": "κ of the optimizer's own update",
+        "criticality_after": "κ of the update that was made",
+    },
+)
+_CONTROL = {
+    "learning_rate": "rate of the update, of the parameter group with the largest full rate",
+    "critical_lr": "critical learning rate η* as it was measured last",
+    "share": "learning_rate / critical_lr",
+}
+CONTROL = LogKeys("control", overall=_CONTROL, group=_CONTROL)
+LR_FIND = LogKeys(
+    "lr_find",
+    overall={
+        "critical_lr": "critical learning rate η*",
+        "suggestion": "suggested learning rate",
+        "held": "largest rate that held",
+        "broke": "smallest rate that broke",
+        "steps": "optimizer steps that the search took",
+    },
+)

@@ -1,0 +1,382 @@
+"""TopologicalRateControl: trains at a share of the critical learning rate of the moment."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_topo._lightning import rank_zero_info
+from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._processes import Processes, hidden_updates
+from lightning_topo.callbacks._state import SavedState, figures
+from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks.log_keys import CONTROL
+from lightning_topo.control import (
+    SHARE,
+    RateController,
+    RateRule,
+    ScheduleName,
+    Shape,
+    require_controllable,
+    schedule_shape,
+)
+from lightning_topo.sharding import measured_model
+from lightning_topo.updates import StepHooks, UnseenUpdates
+
+# How often to measure is decided once, from the time between these updates; until then windows grow.
+_TIMED = range(4, 12)
+# Of the time allowed, what is planned: the rest is for what a measurement cannot know.
+_PLANNED_SHARE = 0.6
+_MOST_UPDATES = 64
+# Updates in a window where the time allows it: longer ones know too late, shorter ones count noise that cancels.
+_WINDOW = 10
+
+
+class TopologicalRateControl(OptionedCallback):
+    r"""Sets the learning rate of each update to a share of the critical one, with nothing to tune.
+
+    .. math:: \eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)
+
+    K = κ/η is the smoothness that the last updates showed, whose inverse is the critical learning rate η*; T its
+    memory, which rises with K at once and fades with ``half_life`` (``RateRule``); b are the parameter groups' own
+    rates, whose ratio is kept; s is the shape of the schedule. The rates that the optimizer was made with do not
+    matter. They are put back after each step, so that schedulers, checkpoints and ``LearningRateMonitor`` see what they
+    always saw.
+
+    Reference: arXiv 2510.02670, section 3: an update at η < η* = 1/K is one-to-one on the neurons.
+
+    The first update is made at the optimizer's own rate, measured, and scaled to its target. After that K is measured
+    of windows of 10 updates, or of more where ``max_overhead`` wants it, which is decided once;
+    ``every_n_train_steps`` sets it, for runs that are to be repeated bit for bit. Nothing waits for the device, beyond
+    the first update. In one process a few neurons are watched at each update, where that fits into ``max_overhead``:
+    when they speed up, a window ends at once.
+
+    It works beside gradient accumulation, clipping, mixed precision, schedulers, parameter groups, several optimizers
+    and manual optimization (each optimizer its own rate), weight averaging, ``torch.compile``, DDP and FSDP2.
+    ``TopologicalStepClipping`` beside it bounds updates that jump; a learning-rate finder is not needed.
+
+    Logged every ``log_every_n_steps`` as ``control/{learning_rate, critical_lr, share}``; of several optimizers as
+    ``control/optimizer_<i>/...``.
+
+    Args:
+        share: Share of η* to train at, in (0, 1].
+        half_life: Updates after which half of a fall of η* is forgotten; default half of the run, less in its first
+            tenth, and never where its length is not known.
+        schedule: ``"auto"``: what the run's own schedulers do to the rates, and where there are none a warm-up over a
+            tenth of the run and then a cosine to 0, or a constant rate where the length of the run is not known.
+            ``"cosine"``, ``"linear"`` and ``"constant"`` are that, whatever schedulers do.
+        groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        max_overhead: Share of the training time that measuring may take; None measures in windows of 10 updates and
+            watches each update, whatever that costs.
+        every_n_train_steps: Updates in a window; None: 10, or more where ``max_overhead`` wants it.
+
+    Attributes:
+        learning_rates: The rate of the last update of each optimizer, by its number.
+
+    Raises:
+        ValueError: When an option is out of range; at the first batch, when there is no group to follow, or all rates
+            are 0.
+        TypeError: At the start, for an optimizer whose rate cannot be controlled (LBFGS, Prodigy), and under DeepSpeed.
+
+    Example:
+        >>> import lightning_topo as lt
+        >>> control = lt.TopologicalRateControl()
+        >>> # Trainer(callbacks=[control]).fit(model)
+    """
+
+    name = "control"
+
+    def __init__(
+        self,
+        share: float = SHARE,
+        half_life: float | None = None,
+        schedule: ScheduleName = "auto",
+        groups: Groups = None,
+        max_overhead: float | None = 0.05,
+        every_n_train_steps: int | None = None,
+    ) -> None:
+        RateRule(share, math.inf if half_life is None else half_life)  # its errors are ours
+        if schedule != "auto":
+            schedule_shape(schedule, 1)
+        self.share, self.half_life, self.schedule, self.groups = share, half_life, schedule, groups
+        self.max_overhead = require_share("max_overhead", max_overhead)
+        self.every_n_train_steps = (
+            None if every_n_train_steps is None else require_positive_int("every_n_train_steps", every_n_train_steps)
+        )
+        self.active = False
+        self._announcer = Announcer(type(self).__name__)
+        self._writer = LogWriter(self._announcer)
+        self._neurons = FoundGroups(groups, self._announcer, required=True)
+        self._hooks = StepHooks(self._before_step, self._after_step)
+        self._processes = Processes()
+        self._saved: dict[int, dict[str, Any]] = {}
+        self._forget_fit()
+        self.skip_empty_hooks()
+
+    def _forget_fit(self) -> None:
+        """Nothing of a fit's model is left."""
+        self._trainer: Any = None
+        self._model: Any = None
+        self._unseen: UnseenUpdates | None = None
+        self._controllers: dict[int, RateController | None] = {}
+        self._times: list[float] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether the groups are known, and with them the charts."""
+        return self._neurons.ready
+
+    @property
+    def learning_rates(self) -> dict[int, float]:
+        """The rate of the last update of each optimizer that is controlled, by its number."""
+        return {index: controller.learning_rate for index, controller in self._controlled()}
+
+    def _controlled(self) -> list[tuple[int, RateController]]:
+        return [(index, one) for index, one in sorted(self._controllers.items()) if one is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rates depend on, and the figures that were logged last."""
+        states = {index: controller.state_dict() for index, controller in self._controlled()}
+        return {"controllers": states or dict(self._saved), "last": dict(self._writer.last)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved run."""
+        saved = SavedState(state_dict, self._announcer)
+        self._saved = saved.get(
+            "controllers", lambda value: {int(index): dict(one) for index, one in value.items()}, {}
+        )
+        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot be controlled; forget an earlier fit."""
+        self._neurons.forget()
+        self._forget_fit()
+        self._processes = Processes.of(trainer)
+        self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
+        if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
+            self._announcer.forget()
+            self._saved, self._writer.last = {}, {}
+        obstacle = hidden_updates(trainer.strategy) if self.active else None
+        if obstacle is not None:
+            raise TypeError(f"{type(self).__name__} cannot set learning rates {obstacle}; train without it")
+        if self.active and any("LearningRateFinder" in type(other).__name__ for other in trainer.callbacks):
+            self._announcer.warn_once(
+                f"{type(self).__name__} sets the rates itself: the learning-rate finder beside it is not needed, and "
+                "what it suggests has no effect. Take one of the two out of the Trainer's callbacks."
+            )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Listen to the optimizers before anybody else: step clipping is to see the updates as they are made here."""
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Listen to the optimizers, where they are made late."""
+        if self.active:
+            self._trainer = trainer
+            if not self._hooks.attached_to(trainer.optimizers):
+                self._listen(trainer)
+            self._writer.publish_last(trainer)
+
+    def _listen(self, trainer: Any) -> None:
+        if self.active:
+            for optimizer in trainer.optimizers:
+                require_controllable(optimizer)
+            self._hooks.attach(trainer.optimizers)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Find the groups, once; see to it that no update goes unseen."""
+        if not self.active:
+            return
+        if not self._neurons.ready:
+            self._find(trainer, pl_module, batch)
+        elif not self._hooks.attached_to(trainer.optimizers):
+            self._listen(trainer)
+            self._saved = {index: controller.state_dict() for index, controller in self._controlled()}
+            self._controllers = {}
+        if self._unseen is not None and self._unseen.noticed():
+            self._announcer.warn_once(_UNSEEN)
+
+    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        found = self._neurons.find(trainer, pl_module, batch, self._processes)
+        self._model = measured_model(trainer, pl_module)
+        self._unseen = UnseenUpdates(p for group in found for p in group.parameters(self._model))
+        if self._processes.lead:
+            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
+                write_layout(trainer)
+
+    def charts(self) -> dict[str, list[str]]:
+        """TensorBoard charts: title and the tags drawn together."""
+        rates = ("learning_rate", "critical_lr")
+        charts = {"learning rate η and critical learning rate η*": [CONTROL.of_run(name) for name in rates]}
+        return charts
+
+    def _before_step(self, index: int, optimizer: Optimizer) -> None:
+        """Set the rates."""
+        if self._trainer is None or not any(callback is self for callback in self._trainer.callbacks):
+            return  # a search within the run has set its callbacks aside: the update is not the run's
+        if index not in self._controllers:
+            self._controllers[index] = self._controller(index, optimizer)
+        controller = self._controllers[index]
+        if controller is not None:
+            self._decide_how_often(controller)
+            controller.before()
+
+    def _after_step(self, index: int, optimizer: Optimizer) -> None:
+        """Put the rates back, and measure."""
+        if self._unseen is not None:
+            self._unseen.seen = True
+        controller = self._controllers.get(index)
+        if controller is not None:
+            controller.after()
+            if controller.diverged:
+                self._announcer.warn_once(
+                    f"Neurons are NaN or infinite at step {logger_step(self._trainer)}: the run has diverged, and "
+                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so.",
+                    kind="diverged",
+                )
+
+    def _controller(self, index: int, optimizer: Optimizer) -> RateController | None:
+        trainer = self._trainer
+        moved = {id(p) for group in self._neurons.found for p in group.parameters(self._model)}
+        if not any(id(p) in moved for settings in optimizer.param_groups for p in settings["params"]):
+            self._announcer.warn_once(
+                f"Optimizer {index} ({type(optimizer).__name__}) moves no neuron group: there is nothing to follow, "
+                "and its rates stay as they are."
+            )
+            return None
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        updates = _total_updates(trainer)
+        controller = RateController(
+            optimizer,
+            self._model,
+            self._neurons.found,
+            RateRule.of_run(self.share, self.half_life, updates),
+            self._shape(optimizer, schedulers, updates),
+            self.every_n_train_steps or _WINDOW,
+            not self._processes.several,  # for they might decide differently
+            schedulers,
+            self._agreed,
+            sharded=self._processes.sharded,
+            compares=self._processes.lead or not self._processes.sharded,
+        )
+        if index in self._saved:
+            with self._announcer.never_fatal("go on from the saved rates"):
+                controller.load_state_dict(self._saved[index])
+        return controller
+
+    def _agreed(self, value: float) -> float:
+        """The largest of all processes' values, so that all train at the same rate."""
+        if not self._processes.several:
+            return value
+        strategy = self._trainer.strategy
+        return float(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
+
+    def _shape(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> Shape | None:
+        """The schedule's shape by the batches that have stepped, None for what the run's own schedulers do."""
+        trainer, name = self._trainer, str(self.schedule)
+        if name == "auto":
+            if any(scheduler.optimizer is optimizer for scheduler in schedulers):
+                return None
+            name = "cosine" if math.isfinite(updates) else "constant"
+            how = (
+                f"a warm-up and a cosine to 0 over {updates:,.0f} updates"
+                if name == "cosine"
+                else ("a constant rate, as the length of the run is not known; a smaller share suits that better")
+            )
+            rank_zero_info(
+                trainer, f"{type(self).__name__}: no scheduler, so the rate has the shape of {how} (schedule={name!r})."
+            )
+        shape = schedule_shape(name, updates)
+        return lambda update: shape(logger_step(trainer))
+
+    def _decide_how_often(self, controller: RateController) -> None:
+        """Choose the length of the windows, once, from the time of the first updates."""
+        if self.every_n_train_steps is not None or self.max_overhead is None or len(self._times) >= len(_TIMED) + 1:
+            return
+        if controller.updates in _TIMED or self._times:
+            self._times.append(time.perf_counter())
+        if len(self._times) == len(_TIMED) + 1:
+            between = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
+            step = statistics.median(between)
+            every, watches = self._processes.agreed(self._affordable(controller, step))
+            for _, one in self._controlled():
+                one.every, one.watches = every, watches
+
+    def _affordable(self, controller: RateController, step: float) -> tuple[int, bool]:
+        """Updates in a window, and whether to watch each update, for steps of so many seconds."""
+        assert self.max_overhead is not None
+        watch = controller.watch_seconds
+        allowed = _PLANNED_SHARE * self.max_overhead * max(step - watch, 1e-9)
+        watches = controller.watches and watch <= allowed / 2
+        allowed -= watch if watches else 0.0
+        updates = controller.expected_seconds() / allowed
+        return max(_WINDOW, 2 ** math.ceil(math.log2(min(max(updates, 1.0), _MOST_UPDATES)))), watches
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the rates, as often as Lightning logs."""
+        every = trainer.log_every_n_steps
+        if self._controllers and every > 0 and (logger_step(trainer) + 1) % every == 0:
+            self._writer.write(trainer, self._metrics(), self._processes)
+
+    def _metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        controlled = self._controlled()
+        for index, controller in controlled:
+            rate, critical = controller.learning_rate, controller.critical_lr
+            values = {"learning_rate": rate, "critical_lr": critical, "share": rate / critical}
+            for name, value in values.items():
+                several = len(controlled) > 1
+                metrics[CONTROL.of_group(f"optimizer_{index}", name) if several else CONTROL.of_run(name)] = value
+        return metrics
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say at which rates was trained, and listen no more."""
+        for index, controller in self._controlled():
+            low, high = controller.range
+            if high > 0:
+                which = f" (optimizer {index})" if len(self._controllers) > 1 else ""
+                rank_zero_info(
+                    trainer,
+                    f"{type(self).__name__}{which}: {controller.updates:,} updates at learning rates from {low:.3g} to "
+                    f"{high:.3g}, measured every {controller.every}.",
+                )
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Put the rates back, and listen no more."""
+        self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Listen no more."""
+        self._release()
+
+    def _release(self) -> None:
+        self._saved = {index: controller.state_dict() for index, controller in self._controlled()} or self._saved
+        for _, controller in self._controlled():
+            controller.put_back()
+        self._hooks.release()
+        self._forget_fit()
+
+
+_UNSEEN = (
+    "Neurons move although no optimizer of the Trainer made a step that TopologicalRateControl could see, so that "
+    "these updates are made at the optimizer's own rate: an optimizer steps within the backward pass, by another "
+    "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
+    "call its step()."
+)
+
+
+def _total_updates(trainer: Any) -> float:
+    """Batches of the whole run that step, infinite where that is not known."""
+    try:
+        return float(trainer.estimated_stepping_batches)
+    except Exception:  # iterable data without a length
+        return math.inf

@@ -1,0 +1,236 @@
+"""Everything that a training step may change, taken before a search and put back bit for bit after it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_topo.finder._random_state import RandomState
+from lightning_topo.finder._reachable import CONTAINERS
+from lightning_topo.finder._sources import Sources, put_back
+from lightning_topo.finder._tensor_state import TensorState
+
+# The launcher of sub-processes must keep track of those that it has started.
+_LEFT_ALONE = ("_SubprocessScriptLauncher",)
+
+
+class RunState:
+    """The state of a training run, to which :meth:`restore` returns.
+
+    Tensors of the module are copied and written back in place. Optimizer state and plain attributes of the module are
+    never touched at all: :meth:`branch` lets a trial work on copies of them, and :meth:`restore` puts the originals
+    back, with their identity. Lightning's own objects (trainer, loops, progress, connectors, strategy, plugins) get
+    their attributes and the contents of their containers back. So do the data: loaders, samplers, data sets and what
+    they hold. The global random state and the random generators that can be reached from the module, its data and the
+    globals that their code names are part of it.
+
+    What lies outside is not put back: other globals, class attributes, the state of libraries, files that were written.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        data: Data loaders and data modules, by name, that the Trainer does not know yet.
+    """
+
+    def __init__(self, trainer: Any, module: nn.Module, data: Mapping[str, Any] | None = None) -> None:
+        optimizers = [inner for optimizer in trainer.optimizers for inner in nested(optimizer)]
+        schedulers = [inner for config in trainer.lr_scheduler_configs for inner in nested(config.scheduler)]
+        random = RandomState.capture()
+        self._intact = False
+        self._lightning = [_Attributes(item) for item in _lightning_objects(trainer)]
+        self._schedulers = [_Attributes(scheduler) for scheduler in schedulers]
+        self._optimizers = [_OptimizerState(optimizer) for optimizer in optimizers]
+        self._tensors = [TensorState(t) for t in _tensors(module)]
+        self._modules = [_Attributes(part) for part in module.modules()]
+        self._plugins = _scalers(trainer)
+        self._fixed = [trainer, *optimizers, *schedulers, *module.modules(), *(t.tensor for t in self._tensors)]
+        self._fixed += [item.owner for item in self._lightning]
+        data = {**(data or {}), "datamodule": trainer.datamodule or (data or {}).get("datamodule")}
+        self._data_modules = [_Attributes(item) for item in data.values() if _is_data_module(item)]
+        self.sources = Sources(self._roots(trainer, data), self._fixed)
+        random.restore()  # which copying an object of the user's may have moved
+        self._restore_sources = self.sources.present()
+
+    def branch(self) -> None:
+        """Give the run copies of its optimizer state, scaler and module attributes to work on."""
+        self.restore()
+        self._intact = False
+        memo = self._memo()
+        for state in self._optimizers:
+            state.branch()
+        for owner, scaler in self._plugins:
+            owner.scaler = copy.deepcopy(scaler)
+        for attributes in self._modules:
+            attributes.branch(memo)
+
+    def restore(self) -> None:
+        """Put everything back. Where this was interrupted, calling it again completes it; then it does nothing."""
+        if self._intact:
+            return
+        for attributes in (*self._modules, *self._data_modules, *self._schedulers, *self._lightning):
+            attributes.restore()
+        for optimizer in self._optimizers:
+            optimizer.restore()
+        for tensor in self._tensors:
+            tensor.restore()
+        self._restore_sources()
+        self._intact = True
+
+    def moved(self) -> bool:
+        """Whether a trainable parameter is not what it was."""
+        return any(state.moved() for state in self._tensors if state.tensor.requires_grad)
+
+    def _memo(self) -> dict[int, Any]:
+        """What copies of attributes share with the originals."""
+        return {id(item): item for item in self._fixed}
+
+    def _roots(self, trainer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Where to look for generators and counters, besides the attributes that trials get copies of."""
+        loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])
+        roots = {f"train_dataloaders[{i}]": loader for i, loader in enumerate(loaders)}
+        roots |= {name: value for name, value in data.items() if not _is_data_module(value)}
+        memo = self._memo()
+        for owner in self._data_modules:
+            roots |= {f"datamodule.{name}": value for name, value in vars(owner.owner).items()}
+        for owner in self._modules:
+            roots |= {f"{type(owner.owner).__name__}.{name}": value for name, value in owner.shared(memo)}
+        classes = {type(owner.owner) for owner in (*self._modules, *self._data_modules)}
+        return roots | {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
+
+
+class _Attributes:
+    """The attributes of an object, and the contents of those that are plain containers."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self._values = dict(vars(owner))
+        containers = [value for value in self._values.values() if type(value) in CONTAINERS]
+        self._contents = [(container, copy.copy(container)) for container in containers]
+
+    def branch(self, memo: dict[int, Any]) -> None:
+        """Replace the attributes by deep copies where that is possible."""
+        for name, value in self._copied():
+            with suppress(Exception):  # what cannot be copied stays shared
+                vars(self.owner)[name] = copy.deepcopy(value, memo)
+
+    def shared(self, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+        """The attributes that a branch does not copy, as they are too large or cannot be copied."""
+        copied = dict(self._copied())
+        for name, value in self._values.items():
+            if name not in copied and isinstance(value, (Dataset, DataLoader)):
+                yield name, value
+            elif name in copied:
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:  # whatever copying an object of the user's may raise
+                    yield name, value
+
+    def _copied(self) -> Iterator[tuple[str, Any]]:
+        for name, value in self._values.items():
+            if name.startswith("_") and name.endswith(("_hooks", "_parameters", "_buffers", "_modules", "_trainer")):
+                continue  # the module's own tables, whose contents restore() puts back
+            if not isinstance(value, (Dataset, DataLoader)):  # too large to copy
+                yield name, value
+
+    def restore(self) -> None:
+        put_back(vars(self.owner), self._values)
+        for container, content in self._contents:
+            if isinstance(container, list):
+                container[:] = content
+            else:
+                container.clear()
+                (container.extend if hasattr(container, "extend") else container.update)(content)
+
+
+class _OptimizerState:
+    """State and parameter groups of an optimizer."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._attributes = _Attributes(optimizer)
+        self._state = optimizer.state
+        self._content = dict(optimizer.state)
+        self._groups = [(group, dict(group), list(group["params"])) for group in optimizer.param_groups]
+        # A rate may be a tensor, which is written in place.
+        rates = [group.get("lr") for group in optimizer.param_groups]
+        self._rates = [(rate, rate.clone()) for rate in rates if isinstance(rate, Tensor)]
+
+    def branch(self) -> None:
+        for key, value in self._content.items():
+            self._state[key] = _cloned(value)
+
+    def restore(self) -> None:
+        self._attributes.restore()
+        self._state.clear()
+        self._state.update(self._content)
+        for group, values, params in self._groups:
+            values["params"][:] = params
+            group.clear()
+            group.update(values)
+        for rate, value in self._rates:
+            rate.copy_(value)
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_cloned(item) for item in value)
+    return value
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return [tensor for tensor in tensors.values() if not is_lazy(tensor)]
+
+
+def _is_data_module(item: Any) -> bool:
+    return any(cls.__name__ == "LightningDataModule" for cls in type(item).__mro__)
+
+
+def nested(item: Any) -> Iterator[Any]:
+    """An optimizer or scheduler, and those of its kind that it wraps (SAM, Lookahead; SequentialLR)."""
+    yield item
+    kind = Optimizer if isinstance(item, Optimizer) else LRScheduler
+    for value in vars(item).values():
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(inner, kind) and inner is not item:
+                yield from nested(inner)
+
+
+def _scalers(trainer: Any) -> list[tuple[Any, Any]]:
+    plugin = trainer.precision_plugin
+    return [(plugin, plugin.scaler)] if getattr(plugin, "scaler", None) is not None else []
+
+
+def _lightning_objects(trainer: Any) -> Sequence[Any]:
+    """The trainer, and every object of Lightning's own that can be reached from it."""
+    found: dict[int, Any] = {}
+    waiting = [trainer]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif id(item) not in found and _is_lightning(item):
+            found[id(item)] = item
+            waiting.extend(vars(item).values())
+    return list(found.values())
+
+
+def _is_lightning(item: Any) -> bool:
+    root = type(item).__module__.partition(".")[0]
+    return (
+        root in ("pytorch_lightning", "lightning", "lightning_fabric")
+        and hasattr(item, "__dict__")
+        and not isinstance(item, (nn.Module, type))
+        and type(item).__name__ not in _LEFT_ALONE
+    )

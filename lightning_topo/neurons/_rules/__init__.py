@@ -1,6 +1,0 @@
-"""What each operation does to the axes of its tensors."""
-
-from lightning_topo.neurons._rules import contraction, layer, lookup, rearrangement, reduction, spatial
-from lightning_topo.neurons._rules.registry import RULES, pointwise
-
-__all__ = ["RULES", "contraction", "layer", "lookup", "pointwise", "rearrangement", "reduction", "spatial"]

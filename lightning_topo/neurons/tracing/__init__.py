@@ -1,0 +1,1 @@
+"""Which units of which parameters belong together, by following axes through a recorded forward pass."""

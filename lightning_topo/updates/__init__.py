@@ -1,0 +1,30 @@
+"""One optimizer step as the neurons see it: hooks, parameters before, displacements, κ."""
+
+from lightning_topo.updates.bound_watch import BoundWatch
+from lightning_topo.updates.cost import expected_seconds
+from lightning_topo.updates.measurement import Arrival, Measurement
+from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
+from lightning_topo.updates.parameter_places import ParameterPlaces
+from lightning_topo.updates.parameters_before import ParametersBefore
+from lightning_topo.updates.placement import AlikeGroups, Placement
+from lightning_topo.updates.step_hooks import StepHooks, is_step_hook
+from lightning_topo.updates.unseen_updates import UnseenUpdates
+from lightning_topo.updates.update_meter import MeasuredSet, UpdateMeter
+
+__all__ = [
+    "AlikeGroups",
+    "Arrival",
+    "BoundWatch",
+    "LearningRate",
+    "MeasuredSet",
+    "Measurement",
+    "MovedGroups",
+    "ParameterPlaces",
+    "ParametersBefore",
+    "Placement",
+    "StepHooks",
+    "UnseenUpdates",
+    "UpdateMeter",
+    "expected_seconds",
+    "is_step_hook",
+]
