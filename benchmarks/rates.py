@@ -6,8 +6,9 @@
     python benchmarks/rates.py control --set share=0.4 --variant share=0.4
     python benchmarks/rates.py page                            # docs/evidence/rates.md from what is there
 
-Each run is appended to ``--out`` as it ends and is not made again: a restart goes on. Columns: ``sweep``, ``control``,
-``defaults``, those of ``SEARCHES`` and ``RIVALS``, or ``searches`` and ``rivals`` for all of them.
+Each run is appended to ``--out`` as it ends and is not made again: a restart goes on. Columns: ``sweep``, ``control``
+(the package's), ``prototype`` (its rule once more, with all settings free), ``defaults``, those of ``SEARCHES`` and
+``RIVALS``, or ``searches`` and ``rivals`` for all of these.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rates_control import Settings, controlled
+from rates_control import Settings, product, prototype
 from rates_page import write_page
 from rates_rivals import RIVALS
 from rates_store import Key, Run, Store
 from rates_suggest import SEARCHES
 from rates_sweep import sweep
 from rates_tasks import Task, all_tasks, scaled_tasks
-from rates_train import plain, train
+from rates_train import plain
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 
@@ -49,10 +50,13 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[Task, int, int, str]]:
 def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, settings: Settings) -> tuple[Any, ...]:
     """Validation loss, steps spent on a search, what else is worth keeping."""
     if column == "control":
-        fit, control = controlled(task, steps, seed, settings)
-        loss = train(task, fit, steps, seed, schedule)
-        return loss, 0, {"measured": control.measured, "rates": [float(f"{r * task.default_lr:.4g}") for r in
-                         control.rates[:: max(1, steps // 10)]]}  # fmt: skip
+        loss, control = product(task, steps, seed, schedule, settings.share if settings != Settings() else None)
+        low, high = control.range or (math.nan, math.nan)
+        return loss, 0, {"rates": [low, high], "updates": control.updates}
+    if column == "prototype":
+        loss, control = prototype(task, steps, seed, schedule, settings)
+        rates = [float(f"{rate * task.default_lr:.4g}") for rate in control.rates[:: max(1, steps // 10)]]
+        return loss, 0, {"measured": control.measured, "rates": rates}
     if column == "defaults":
         return plain(task, task.default_lr, steps, seed, schedule), 0, {}
     if column in SEARCHES:

@@ -1,11 +1,12 @@
-r"""The rule of the rate control in plain torch, as its settings were found (docs/evidence/rate-control-settings.md).
+r"""The rate control of the package as a column, and its rule once more in plain torch, where all its settings are free.
 
 Over each window of updates, with κ_g the criticality of group g by the window's net displacement and ρ_t the rates,
 
 .. math:: K = \frac{\sqrt{\sum_g \kappa_g^2}}{\sum_t \rho_t}, \qquad \bar K \leftarrow \sqrt{\bar K K}, \qquad
     T \leftarrow \max(\bar K, T \cdot 2^{-\mathrm{steps} / h}), \qquad \rho = c\, s(t) / T
 
-A watch on the lengths of each update ends a window early. To measure the product instead, exchange :func:`controlled`.
+A watch on the lengths of each update ends a window early. What the settings are worth: rate-control-settings.md in
+docs/evidence.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from functools import cache
 
 import torch
 from rates_tasks import Task
-from rates_train import Fit
+from rates_train import Fit, train
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
-from lightning_topo.functional._screening import most_changed
+from lightning_topo.control import topological_rate_control
+from lightning_topo.control.controller import RateController
 from lightning_topo.functional.criticality import criticality
+from lightning_topo.functional.most_changed import most_changed
 from lightning_topo.neurons import NeuronGroup, find_neuron_groups
 
 EPS = torch.finfo(torch.float32).eps
@@ -165,15 +168,28 @@ def groups_of(task: Task) -> tuple[NeuronGroup, ...]:
     return find_neuron_groups(task.model(0), x[:4])
 
 
-def controlled(task: Task, steps: int, seed: int, settings: Settings) -> tuple[Fit, RateControl]:
-    """A run under control, from the optimizer's documented rate; the one place to exchange for the product."""
+def product(task: Task, steps: int, seed: int, schedule: str, share: float | None) -> tuple[float, RateController]:
+    """Validation loss of a run under the package's control, from the optimizer's documented rate, and the control."""
+    model = task.model(seed)
+    optimizer = task.optimizer(model, task.default_lr)
+    options = {} if share is None else {"share": share}
+    x, _ = next(task.batches(1, 0))
+    with topological_rate_control(
+        optimizer, model, example_input=x[:4], total_steps=steps, schedule=schedule, **options
+    ) as control:
+        return train(task, Fit(model, optimizer), steps, seed, "constant"), control
+
+
+def prototype(task: Task, steps: int, seed: int, schedule: str, settings: Settings) -> tuple[float, RateControl]:
+    """The same by the rule as it stands here."""
     model = task.model(seed)
     optimizer = task.optimizer(model, task.default_lr)
     control = RateControl(optimizer, model, groups_of(task), steps, settings)
-    schedule = [1.0]
-    return Fit(
+    now = [1.0]
+    fit = Fit(
         model,
         optimizer,
-        step=lambda loss: control.update(schedule[0]),
-        before=lambda step, share: schedule.__setitem__(0, share),
-    ), control
+        step=lambda loss: control.update(now[0]),
+        before=lambda step, share: now.__setitem__(0, share),
+    )
+    return train(task, fit, steps, seed, schedule), control

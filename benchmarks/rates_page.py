@@ -12,7 +12,7 @@ from rates_tasks import all_tasks, scaled_tasks
 OVERFITTING = ("cancer/sgd", "diabetes/adam")
 NAMES = {
     "control": "**rate control**",
-    "product": "**rate control, the package's**",
+    "prototype": "its rule once more, beside the package",
     "eta/4": "η*/4 (the finder's suggestion)",
     "lr_find": "Lightning's `lr_find`",
     "lr_find, old rule": "`lr_find`, rule before 2.5.3",
@@ -174,7 +174,7 @@ def _summary(store: Store) -> str:
     values = [ratio(store, run) for run in own.values()]
     usual = [ratio(store, run) for run in own.values() if run.key.task not in OVERFITTING]
     zero = {c: [ratio(store, r) for (_, s), r in _runs(store, 300, "cosine", c).items() if s == 0] for c in NAMES}
-    others = {c: (statistics.mean(v), max(v)) for c, v in zero.items() if v and c not in ("control", "product")}
+    others = {c: (statistics.mean(v), max(v)) for c, v in zero.items() if v and c not in ("control", "prototype")}
     ranked = sorted(others, key=lambda c: others[c])
     lines = [
         "**In five lines.**\n",
