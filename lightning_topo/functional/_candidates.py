@@ -61,20 +61,17 @@ def candidates(clouds: UpdateClouds, eps: float, count: int) -> Candidates:
 
 
 def _terms(clouds: UpdateClouds, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What each point adds to -2 times the products, shape (5 or 6, G, n), t² and t - t², shape (G, 1, 1).
+    """What each point adds to -2 times the products, shape (6 or 7, G, n), t² and t - t², shape (G, 1, 1).
 
-    The rows: x, y, [z,] the error of x and of t² y, and what rounding leaves nothing of, of x and of y.
+    The rows: x, y, [z,] the errors of x and y, and what rounding leaves nothing of, of x and of y.
     """
-    (x, y), ratio = clouds.squares[:2], clouds.ratio
-    ratio2 = ratio.square()
+    ratio2 = clouds.ratio.square()
     least = resolution(clouds.raw, eps * (1 - _SLACK))
-    error = torch.addcmul(x, y, ratio2).mul_(clouds.error)
-    # The update was rounded relative to its coordinates, not to those from the mean.
-    error.addcmul_(clouds.lengths, clouds.longest, value=4 * torch.finfo(x.dtype).eps)
     # What underflow took from the squares of small points counts as well.
-    error.add_(least[0], alpha=3 * _SLACK).add_(least_square(x.dtype))
-    terms = torch.cat([clouds.squares, error[None], least])
-    return terms, ratio2[..., None], (ratio - ratio2)[..., None]
+    errors = (clouds.squares[:2] * clouds.error).add_(clouds.drift).add_(least_square(least.dtype))
+    errors[0].add_(least[0], alpha=3 * _SLACK)
+    terms = torch.cat([clouds.squares, errors, least])
+    return terms, ratio2[..., None], (clouds.ratio - ratio2)[..., None]
 
 
 def _block(
@@ -85,18 +82,17 @@ def _block(
     columns = slice(rows.start, None)
     sums = terms[:, :, rows, None] + terms[:, :, None, columns]
     subtract_products(sums[:kinds].flatten(0, 1), points[:, :, rows].flatten(0, 1), points[:, :, columns].flatten(0, 1))
-    (x, y), (error, least_before, least_after) = sums[:2].unbind(0), sums[-3:].unbind(0)
+    (x, y), (x_error, y_error, least_before, least_after) = sums[:2].unbind(0), sums[-4:].unbind(0)
     together, still = (clouds.hashes[:, :, rows, None] == clouds.hashes[:, :, None, columns]).unbind(0)
     values = torch.empty_like(sums[: kinds + 1] if kinds == 3 else sums[:2])
     bounds = values[:-1]
-    y_error = error / ratio2
     still &= y <= y_error
     y_high = torch.add(y, y_error, out=bounds[0])
-    if kinds == 3:  # the error of z is at most twice the others'
-        growth = sums[2].sub_(x).addcmul_(y, cross)
+    if kinds == 3:  # the error of z is at most twice those of x and t² y
+        growth, error = sums[2].sub_(x).addcmul_(y, cross), torch.addcmul(x_error, y_error, ratio2)
         torch.add(growth, error, alpha=4.0, out=bounds[1])
         torch.sub(bounds[1], growth, alpha=2.0, out=bounds[2])
-    x_low, x_high = x - error, error.add_(x)
+    x_low, x_high = x - x_error, x_error.add_(x)
 
     flags = torch.empty_like(sums[:2], dtype=torch.bool)
     resolved, possible = flags.unbind(0)

@@ -36,8 +36,8 @@ class UpdateClouds:
         squares: Their squared lengths, shape (2 or 3, G, n).
         raw: Squared lengths of the points before and after themselves, shape (2, G, n).
         ratio: t, the size of the cloud over that of its update, at least 1, shape (G, 1).
-        lengths: Lengths of the points and of t u, summed, shape (G, n).
-        longest: At least the length of t u before the mean was taken off, shape (G, 1).
+        drift: Error of the squares of the points and their updates because the update itself is rounded relative to
+            what it is and not relative to its mean, shape (2, G, n).
         size: The largest coordinate before or after, not finite where one is not, shape (G,).
         unit: A power of two below it, shape (G, 1, 1).
         hashes: Equal for points, and for displacements, whose coordinates are all equal, and else rarely: shape
@@ -49,8 +49,7 @@ class UpdateClouds:
     squares: Tensor
     raw: Tensor
     ratio: Tensor
-    lengths: Tensor
-    longest: Tensor
+    drift: Tensor
     size: Tensor
     unit: Tensor
     hashes: Tensor
@@ -81,7 +80,7 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     pair = x[:2]
     p, u = pair.unbind(0)
     torch.add(before.detach(), 0.0, out=p)  # no negative zeros: equal numbers have equal bits
-    u.copy_(after.detach())
+    torch.add(after.detach(), 0.0, out=u)
     scratch = torch.empty_like(pair)  # used again and again: new memory costs more than the arithmetic
     size = largest(pair, (0, 2, 3), scratch)
     unit = power_of_two(size)[:, None, None]
@@ -94,14 +93,16 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     squares = squared_lengths(pair, scratch)
     lengths = squares.sqrt()
     sizes = lengths.amax(-1, keepdim=True).clamp_min_(smallest_size(dtype))
-    ratio = (sizes[0] / sizes[1]).clamp_min_(1.0)
-    longest = (torch.linalg.vector_norm(mean[1], dim=-1) + sizes[1]).mul_(ratio)
-    lengths = torch.addcmul(lengths[0], lengths[1], ratio)
+    torch.maximum(*sizes.unbind(0), out=sizes[0])
+    ratios = sizes / sizes[1]  # t and 1
+    ratio = ratios[0]
+    common = torch.linalg.vector_norm(mean[1], dim=-1).mul_(4 * torch.finfo(dtype).eps)
+    drift = lengths.mul_(ratios * common)
     if crossed:
         torch.addcmul(p, u, ratio[..., None], out=x[2])
         squares = torch.cat([squares, squared_lengths(x[2:], scratch[:1])])
     error = relative_error(dtype, dimension, before.device.type)
-    return UpdateClouds(x, squares, raw, ratio, lengths, longest, size, unit, equal, error)
+    return UpdateClouds(x, squares, raw, ratio, drift, size, unit, equal, error)
 
 
 def relative_error(dtype: torch.dtype, dimension: int, device_type: str) -> float:
