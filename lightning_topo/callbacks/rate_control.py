@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +10,8 @@ from torch.optim import Optimizer
 
 from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._cadence import Cadence
+from lightning_topo.callbacks._control_record import ControlRecord, control_metrics
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
@@ -32,31 +31,6 @@ from lightning_topo.control import (
 )
 from lightning_topo.sharding import measured_model
 from lightning_topo.updates import StepHooks, UnseenUpdates
-
-# How often to measure is decided once, from the time between these updates; until then windows grow.
-_TIMED = range(4, 12)
-# Of the time allowed, what is planned: the rest is for what a measurement cannot know.
-_PLANNED_SHARE = 0.6
-_MOST_UPDATES = 64
-# Updates in a window where the time allows it: longer ones know too late, shorter ones count noise that cancels.
-_WINDOW = 10
-
-
-@dataclass(frozen=True)
-class ControlRecord:
-    """The rate of one update.
-
-    Attributes:
-        step: Step under which it was logged.
-        optimizer: Number of the optimizer.
-        learning_rate: η, the largest rate among the parameter groups.
-        critical_lr: η* as it was measured last.
-    """
-
-    step: int
-    optimizer: int
-    learning_rate: float
-    critical_lr: float
 
 
 class TopologicalRateControl(OptionedCallback):
@@ -148,7 +122,7 @@ class TopologicalRateControl(OptionedCallback):
         self._model: Any = None
         self._unseen: UnseenUpdates | None = None
         self._controllers: dict[int, RateController | None] = {}
-        self._times: list[float] = []
+        self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
 
     @property
     def ready(self) -> bool:
@@ -181,6 +155,7 @@ class TopologicalRateControl(OptionedCallback):
         self._neurons.forget()
         self._forget_fit()
         self._processes = Processes.of(trainer)
+        self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._announcer.forget()
@@ -249,7 +224,7 @@ class TopologicalRateControl(OptionedCallback):
             self._controllers[index] = self._controller(index, optimizer)
         controller = self._controllers[index]
         if controller is not None:
-            self._decide_how_often(controller)
+            self._cadence.decide(controller, [one for _, one in self._controlled()])
             controller.before()
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
@@ -283,7 +258,7 @@ class TopologicalRateControl(OptionedCallback):
             self._neurons.found,
             RateRule.of_run(self.share, self.half_life, updates),
             self._shape(optimizer, schedulers, updates),
-            self.every_n_train_steps or _WINDOW,
+            self._cadence.updates,
             not self._processes.several,  # for they might decide differently
             schedulers,
             self._agreed,
@@ -320,29 +295,6 @@ class TopologicalRateControl(OptionedCallback):
         shape = schedule_shape(name, updates)
         return lambda update: shape(logger_step(trainer))
 
-    def _decide_how_often(self, controller: RateController) -> None:
-        """Choose the length of the windows, once, from the time of the first updates."""
-        if self.every_n_train_steps is not None or self.max_overhead is None or len(self._times) >= len(_TIMED) + 1:
-            return
-        if controller.updates in _TIMED or self._times:
-            self._times.append(time.perf_counter())
-        if len(self._times) == len(_TIMED) + 1:
-            between = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
-            step = statistics.median(between)
-            every, watches = self._processes.agreed(self._affordable(controller, step))
-            for _, one in self._controlled():
-                one.every, one.watches = every, watches
-
-    def _affordable(self, controller: RateController, step: float) -> tuple[int, bool]:
-        """Updates in a window, and whether to watch each update, for steps of so many seconds."""
-        assert self.max_overhead is not None
-        watch = controller.watch_seconds
-        allowed = _PLANNED_SHARE * self.max_overhead * max(step - watch, 1e-9)
-        watches = controller.watches and watch <= allowed / 2
-        allowed -= watch if watches else 0.0
-        updates = controller.expected_seconds() / allowed
-        return max(_WINDOW, 2 ** math.ceil(math.log2(min(max(updates, 1.0), _MOST_UPDATES)))), watches
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the rates, as often as Lightning logs."""
         every = trainer.log_every_n_steps
@@ -350,7 +302,7 @@ class TopologicalRateControl(OptionedCallback):
             step = logger_step(trainer)
             records = [ControlRecord(step, i, one.learning_rate, one.critical_lr) for i, one in self._controlled()]
             remember(self.history, records)
-            self._writer.write(trainer, _metrics(records), self._processes)
+            self._writer.write(trainer, control_metrics(records), self._processes)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say at which rates was trained, and listen no more."""
@@ -387,18 +339,6 @@ _UNSEEN = (
     "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
     "call its step()."
 )
-
-
-def _metrics(records: list[ControlRecord]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for record in records:
-        values = {"learning_rate": record.learning_rate, "critical_lr": record.critical_lr}
-        values |= {f"log10_{name}": math.log10(value) for name, value in values.items() if value > 0}
-        values["share"] = record.learning_rate / record.critical_lr
-        for name, value in values.items():
-            key = CONTROL.of_run(name) if len(records) == 1 else CONTROL.of_group(f"optimizer_{record.optimizer}", name)
-            metrics[key] = value
-    return metrics
 
 
 def _total_updates(trainer: Any) -> float:
