@@ -38,7 +38,7 @@ class RateController:
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
     it changed most. All groups count: many layers that each move a little move the network as far as one that moves
-    much. The windows are of 1, 1, 2, 3, ... updates up to ``every``; where ``watches``, one ends at once when the
+    much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
     fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
     target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     :math:`\sqrt{1 - \alpha^t}`, which is Adam's correction.
@@ -105,7 +105,7 @@ class RateController:
         self.diverged = False
         self._own: list[float] = []
         self._rate = 0.0
-        self._sum, self._count = 0.0, 0
+        self._sum, self._count, self._length = 0.0, 0, 1
         self._opened = False
         self._part = 1.0
         self._correction = _Correction(optimizer)
@@ -149,6 +149,7 @@ class RateController:
         if not self._opened:
             self._meter.before(self._meter.sets)
             self._sum, self._count, self._opened = 0.0, 0, True
+            self._length = max(1, self.updates)
         if self.state.smoothed is None:
             held = [p for group in self.optimizer.param_groups for p in group["params"]]
             self._first = ParametersBefore(held_here(held))
@@ -160,7 +161,7 @@ class RateController:
         self.put_back()
         self._sum, self._count = self._sum + self._rate, self._count + 1
         first = self.state.smoothed is None
-        if first or self._count >= min(self.every, max(1, self.updates)) or self._alarmed():
+        if first or self._count >= min(self.every, self._length) or self._alarmed():
             self._pending.append((self._meter.after(), self._sum, self._count))
             self._opened, self._alarm = False, None
         if first:
@@ -222,7 +223,7 @@ class RateController:
         """Everything that the next rates depend on, in numbers and tensors."""
         self._apply()
         counts = {"updates": self.updates, "every": self.every, "watches": self.watches, "range": list(self.range)}
-        window = {"sum": self._sum, "count": self._count, "neurons": self._meter.state()}
+        window = {"sum": self._sum, "count": self._count, "length": self._length, "neurons": self._meter.state()}
         return {**asdict(self.state), **counts, "window": window}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -238,6 +239,7 @@ class RateController:
         window = saved["window"]
         if self._meter.load(window["neurons"]):
             self._sum, self._count, self._opened = float(window["sum"]), int(window["count"]), True
+            self._length = int(window["length"])
         self.state, self.range = state, (low, high)
         self.updates, self.every, self.watches = updates, every, watches
 
