@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import LONG, reachable, slots_of, table_of
+from lightning_topo.finder._tensor_state import writable
 from lightning_topo.random_generators import reachable_generators, restoring
 
-# Larger arrays are the data themselves, which a draw only reads.
-_SMALL_BYTES = 2**16
+# Larger arrays are the data themselves, which a draw only reads. What is put back at each draw has to be smaller still.
+_MOST_BYTES = 2**24
+_FEW_BYTES = 2**20
 _UNSET = object()
 
 Undo = Callable[[], object]
@@ -50,8 +56,9 @@ class Sources:
         undo: list[Undo] = [RandomState.capture().restore]
         undo += [restoring(item) for item in self._generators]
         undo += [_attributes(item) for item in found.objects]
-        undo += [_contents(item) for item in found.containers if everything or len(item) <= LONG]
-        undo += [_array(item) for item in found.arrays if item.nbytes <= _SMALL_BYTES]
+        undo += [contents(item) for item in found.containers if everything or len(item) <= LONG]
+        undo += [_array(item) for item in found.arrays if _bytes(item) <= (_MOST_BYTES if everything else _FEW_BYTES)]
+        undo += [partial(setattr, item, "value", item.value) for item in found.cells]
         undo += [_file(item) for item in found.files]
 
         def restore() -> None:
@@ -90,25 +97,36 @@ def put_back(table: dict[str, Any], values: dict[str, Any]) -> None:
             table[name] = value
 
 
-def _contents(item: Any) -> Undo:
-    content = item.copy()
+def contents(item: Any) -> Undo:
+    """What puts the contents of a container back; by the methods of Python's own, whatever a derived class does."""
+    if isinstance(item, dict):
+        kind = OrderedDict if isinstance(item, OrderedDict) else dict
+        entries = list(kind.items(item))
+        return lambda: (kind.clear(item), [kind.__setitem__(item, *entry) for entry in entries])
+    if isinstance(item, set):
+        members = set(item)
+        return lambda: (set.clear(item), set.update(item, members))
+    values = list(item)
+    if isinstance(item, list):
+        return lambda: list.__setitem__(item, slice(None), values)
+    return lambda: (deque.clear(item), deque.extend(item, values))
 
-    def restore() -> None:
-        if isinstance(item, list):
-            item[:] = content
-        else:
-            item.clear()
-            (item.extend if hasattr(item, "extend") else item.update)(content)
 
-    return restore
+def _bytes(item: Any) -> float:
+    """The size of an array that can be written; infinite where it cannot."""
+    if isinstance(item, Tensor):
+        plain = item.layout is torch.strided and not item.is_meta and not item.is_inference() and not item.is_nested
+        return item.numel() * item.element_size() if plain else math.inf
+    return item.nbytes if item.flags.writeable and not isinstance(item, np.memmap) else math.inf
 
 
 def _array(item: Any) -> Undo:
     if isinstance(item, Tensor):
-        tensor, value = item.detach(), item.detach().clone()
+        tensor = writable(item.detach())
+        value = tensor.clone()
         return lambda: tensor.copy_(value)
     copy = item.copy()
-    return lambda: np.copyto(item, copy) if item.flags.writeable else None
+    return lambda: np.copyto(item, copy)
 
 
 def _file(item: Any) -> Undo:
