@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,10 @@ from lightning_topo.finder._reachable import LONG, reachable, slots_of, table_of
 from lightning_topo.finder._tensor_state import writable
 from lightning_topo.random_generators import reachable_generators, restoring
 
-# Larger arrays are the data themselves, which a draw only reads. What is put back at each draw has to be smaller still.
-_MOST_BYTES = 2**24
-_FEW_BYTES = 2**20
+# Arrays beyond this, all together and the smallest first, are the data themselves, which a draw only reads.
+_MOST_BYTES = 2**26
+# The same of what is put back at each draw, where it would cost time; and objects, where there are more of them.
+_FEW_BYTES, _FEW_OBJECTS = 2**20, 2000
 _UNSET = object()
 
 Undo = Callable[[], object]
@@ -37,6 +40,10 @@ class Sources:
     def __init__(self, roots: Mapping[str, Any], borders: Iterator[Any] | list[Any] = ()) -> None:  # type: ignore[assignment]
         self._found = reachable(roots, borders)
         everything = [*self._found.generators, *reachable_generators(*roots.values(), *self._found.objects)]
+        arrays = sorted(self._found.arrays, key=_bytes)
+        sizes = list(accumulate(map(_bytes, arrays)))
+        self._arrays = arrays[: bisect_right(sizes, _MOST_BYTES)]
+        self._few = bisect_right(sizes, _FEW_BYTES)
         self._generators = list({id(generator): generator for generator in everything}.values())
 
     @property
@@ -50,14 +57,16 @@ class Sources:
         """What puts the present state back, as often as it is called.
 
         Args:
-            everything: Whether to include the contents of long containers.
+            everything: Whether to include what takes long: the contents of long containers, larger arrays, all objects
+                where there are many.
         """
         found = self._found
         undo: list[Undo] = [RandomState.capture().restore]
         undo += [restoring(item) for item in self._generators]
-        undo += [_attributes(item) for item in found.objects]
-        undo += [contents(item) for item in found.containers if everything or len(item) <= LONG]
-        undo += [_array(item) for item in found.arrays if _bytes(item) <= (_MOST_BYTES if everything else _FEW_BYTES)]
+        if everything or len(found.objects) + len(found.containers) <= _FEW_OBJECTS:
+            undo += [_attributes(item) for item in found.objects]
+            undo += [contents(item) for item in found.containers if everything or len(item) <= LONG]
+        undo += [_array(item) for item in self._arrays[: None if everything else self._few]]
         undo += [partial(setattr, item, "value", item.value) for item in found.cells]
         undo += [_file(item) for item in found.files]
 

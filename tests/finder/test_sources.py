@@ -380,3 +380,17 @@ def test_arrays_that_cannot_be_written_are_left_alone(tmp_path):
     with Sources({"data": SimpleNamespace(arrays=[*odd, mapped])}).kept():
         pass
     assert not inference.any()
+
+
+def test_data_are_not_copied_with_the_counters():
+    """A data set of images that it keeps in memory, and a count of how often each was read."""
+    images = [torch.zeros(2**20) for _ in range(40)]  # 160 MB
+    data = SimpleNamespace(images=images, reads=torch.zeros(2**16))
+    sources = Sources({"data": data})
+    restore = sources.present()
+    data.reads += 1
+    for image in images:
+        image += 1
+    restore()
+    assert not data.reads.any()
+    assert sum(bool(image.any()) for image in images) > 20
