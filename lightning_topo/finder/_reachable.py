@@ -7,8 +7,9 @@ import io
 import random
 import threading
 import types
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
+from ctypes import _SimpleCData
 from dataclasses import dataclass, field
 from logging import Logger
 from multiprocessing.process import BaseProcess
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-CONTAINERS = (list, dict, set, OrderedDict, defaultdict, deque)
+CONTAINERS = (list, dict, set, deque)
 
 # Longer containers are data: their contents are put back, but not looked through.
 LONG = 1000
@@ -47,6 +48,7 @@ class Reachable:
         objects: Objects with attributes.
         containers: Lists, dictionaries, sets and the like.
         arrays: Tensors and NumPy arrays.
+        cells: Single values in C's memory, which processes share.
         once: Names of what can be read only once: iterators, and files that do not tell where they stand.
         files: Files that tell where they stand.
         complete: Whether everything was looked at.
@@ -56,6 +58,7 @@ class Reachable:
     objects: list[Any] = field(default_factory=list)
     containers: list[Any] = field(default_factory=list)
     arrays: list[Any] = field(default_factory=list)
+    cells: list[Any] = field(default_factory=list)
     once: list[str] = field(default_factory=list)
     files: list[Any] = field(default_factory=list)
     complete: bool = True
@@ -108,12 +111,9 @@ class _Walk:
             return [("", item.func), ("", item.args), ("", item.keywords)]
         if isinstance(item, (tuple, frozenset)):
             return [(f"[{i}]", value) for i, value in enumerate(item)] if len(item) <= LONG else []
-        if type(item) in CONTAINERS:
-            found.containers.append(item)
-            if len(item) > LONG:
-                return []
-            pairs = item.items() if isinstance(item, dict) else enumerate(item)
-            return [(f"[{key!r}]", value) for key, value in pairs]
+        if isinstance(item, _SimpleCData):  # in a multiprocessing.Value
+            found.cells.append(item)
+            return []
         return self._enter_object(name, item)
 
     def _enter_object(self, name: str, item: Any) -> list[tuple[str, Any]]:
@@ -122,16 +122,24 @@ class _Walk:
                 self.found.files += [item] if _tells(item) else []
                 self.found.once += [] if _tells(item) else [name]
             return []
-        attributes = attributes_of(item)
+        attributes, entries = attributes_of(item), self._entries(item)
         if isinstance(item, Iterator) and not attributes:  # it keeps its place where nobody can reach it
             self.found.once.append(name)
         foreign = type(item).__module__.startswith(_LIGHTNING) and type(item).__name__ != "CombinedLoader"
-        if foreign or not attributes:
+        if foreign and not isinstance(item, CONTAINERS):
             return []
-        self.found.objects.append(item)
-        entries = item.items() if isinstance(item, dict) and len(item) <= LONG else ()
-        held = [(f".{key}", value) for key, value in attributes.items()]
-        return held + [(f"[{key!r}]", value) for key, value in entries]
+        self.found.objects += [item] if attributes else []
+        return [(f".{key}", value) for key, value in attributes.items()] + entries
+
+    def _entries(self, item: Any) -> list[tuple[str, Any]]:
+        """What a container holds, also one of a class that is derived from one of Python's."""
+        if not isinstance(item, CONTAINERS):
+            return []
+        self.found.containers.append(item)
+        if len(item) > LONG:
+            return []
+        pairs = dict.items(item) if isinstance(item, dict) else enumerate(item)
+        return [(f"[{key!r}]", value) for key, value in pairs]
 
 
 def attributes_of(item: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import CONTAINERS
-from lightning_topo.finder._sources import Sources, put_back
+from lightning_topo.finder._sources import Sources, contents, put_back
 from lightning_topo.finder._tensor_state import TensorState
 
 # The launcher of sub-processes must keep track of those that it has started.
@@ -112,8 +112,7 @@ class _Attributes:
     def __init__(self, owner: Any) -> None:
         self.owner = owner
         self._values = dict(vars(owner))
-        containers = [value for value in self._values.values() if type(value) in CONTAINERS]
-        self._contents = [(container, copy.copy(container)) for container in containers]
+        self._contents = [contents(value) for value in self._values.values() if isinstance(value, CONTAINERS)]
 
     def branch(self, memo: dict[int, Any]) -> None:
         """Replace the attributes by deep copies where that is possible."""
@@ -142,12 +141,8 @@ class _Attributes:
 
     def restore(self) -> None:
         put_back(vars(self.owner), self._values)
-        for container, content in self._contents:
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                (container.extend if hasattr(container, "extend") else container.update)(content)
+        for restore in self._contents:
+            restore()
 
 
 class _OptimizerState:

@@ -123,7 +123,8 @@ class RateFinder:
         say_irreplaceable(run_state, trainer.is_global_zero)
 
         def search() -> TopologicalLRResult:
-            groups, options = self._groups(trainer, module, batch, run_state), self.options
+            options = self.options
+            groups = signals.let_through(self._groups, trainer, module, batch, run_state)
             _require_moved(trainer, module, groups)
             runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders, run_state, signals)
             with SearchProgress(shown and trainer.is_global_zero) as progress:

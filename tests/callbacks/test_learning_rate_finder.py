@@ -177,6 +177,27 @@ def test_another_run_is_searched_anew(lab, other):
     assert model.lr == trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
 
 
+def test_copy_of_a_finder_belongs_to_no_run(lab):
+    """A copy for each fold, made after the first."""
+    count, search = [], finder()
+    lab.trainer(max_epochs=1, callbacks=[search]).fit(lab.model(), half(lab, 0))
+    other = copy.deepcopy(search)
+    assert other.result == search.result
+    lab.trainer(max_epochs=1, callbacks=[searches(other, count)]).fit(lab.model(), half(lab, 48))
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_other_settings_of_the_optimizer_are_another_run(lab, momentum):
+    count, model, loader = [], lab.model(optimizer=lambda m: SGD(m.parameters(), lr=m.lr)), lab.loader()
+    trainer = lab.trainer(max_epochs=1, callbacks=[searches(finder(), count)])
+    trainer.fit(model, loader)
+    model.make_optimizer = lambda m: SGD(m.parameters(), lr=m.lr, momentum=momentum)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, loader)
+    assert len(count) == (2 if momentum else 1)
+
+
 class Wider(pl.LightningModule):
     """Takes the same data as the classifier."""
 
