@@ -205,9 +205,9 @@ def processor_seconds(network: str, monitors: dict[str, Any], steps: int) -> dic
 
     def task(name: str, monitor: Any) -> Callable[[], None]:
         callbacks = [TakeTurns(turns, name)]
-        if monitor is not None:
-            monitor._budget._clock = time.thread_time  # the others' turns are no training time of this run
-            callbacks.append(monitor)
+        for one in monitor if isinstance(monitor, list) else [monitor] if monitor is not None else []:
+            one._budget._clock = time.thread_time  # the others' turns are no training time of this run
+            callbacks.append(one)
         return lambda: train(network, callbacks, steps)
 
     return turns.run({name: task(name, monitor) for name, monitor in monitors.items()})
@@ -412,7 +412,7 @@ def idle_row(seconds: float, repeats: int) -> dict:
     steps = max(100, round(seconds / (long - short) * 190))
     ratios = []
     for _ in range(repeats):
-        times = processor_seconds("MLP", {"none": None, "idle": idle_monitors()}, steps)
+        times = processor_seconds("MLP", {"none": [], "idle": idle_monitors()}, steps)
         ratios.append(times["idle"] / times["none"])
     return {"hooks": hooks, "ratio": statistics.median(ratios), "ratios": ratios, "step": 1e3 * (long - short) / 190}
 

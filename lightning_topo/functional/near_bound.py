@@ -64,12 +64,19 @@ def criticality_near(before: Tensor, after: Tensor, bound: float, eps: float, en
         κ, or some κ of a part of the pairs that is at least ``enough``; ``nan`` where κ is certainly below the bound,
         or no pair is resolved.
     """
-    n, dimension = before.shape
+    return criticalities_near(before[None], after[None], bound, eps, enough)[0]
+
+
+def criticalities_near(
+    before: Tensor, after: Tensor, bound: float, eps: float, enough: float = math.inf
+) -> list[float]:
+    """``criticality_near`` of clouds of one shape, (G, n, D); small ones take no more operations than one of them."""
+    _, n, dimension = before.shape
     if n * n * dimension <= _ALWAYS_EXACT:
-        kappa = _criticality(before, after, eps)
+        kappas = _criticalities(before, after, eps)
     else:
-        kappa = _Search(before, after, bound, eps, enough)()
-    return kappa if kappa >= bound else math.nan
+        kappas = [_Search(p, q, bound, eps, enough)() for p, q in zip(before, after, strict=True)]
+    return [kappa if kappa >= bound else math.nan for kappa in kappas]
 
 
 def nearest_distances(points: Tensor) -> Tensor:
@@ -166,12 +173,14 @@ def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: floa
     return ratio.amax(-1)
 
 
-def _criticality(before: Tensor, after: Tensor, eps: float) -> float:
-    """κ, 0 where no pair is resolved."""
-    found = update_criticality(before[None], after[None], eps)
-    ((constants, _, certain),) = UpdateConstants.unpack(found.packed().tolist())
-    kappa = constants.criticality if certain else exact_constants(before, after, eps).criticality
-    return 0.0 if math.isnan(kappa) else kappa
+def _criticalities(before: Tensor, after: Tensor, eps: float) -> list[float]:
+    """κ of each cloud, 0 where no pair is resolved."""
+    kappas = list[float]()
+    rows = update_criticality(before, after, eps).packed().tolist()
+    for index, (constants, _, certain) in enumerate(UpdateConstants.unpack(rows)):
+        kappa = constants.criticality if certain else exact_constants(before[index], after[index], eps).criticality
+        kappas.append(0.0 if math.isnan(kappa) else kappa)
+    return kappas
 
 
 def _double_or_single(points: Tensor) -> Tensor:
@@ -207,7 +216,7 @@ class _Search:
         return _double_or_single(part) / self._unit
 
     def _among(self, units: Tensor) -> float:
-        return _criticality(self._before[units], self._after[units], self._eps)
+        return _criticalities(self._before[None, units], self._after[None, units], self._eps)[0]
 
     def _suspects(self) -> Tensor:
         """The pairs whose ratio may reach the bound, the fastest first, shape (k, 2)."""

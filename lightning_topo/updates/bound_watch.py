@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_topo.functional.near_bound import criticality_near, displacement_lengths, nearest_distances, reaches
+from lightning_topo.functional.near_bound import criticalities_near, displacement_lengths, nearest_distances, reaches
 from lightning_topo.functional.update_constants import update_criticality
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
@@ -149,13 +149,11 @@ class BoundWatch:
     @torch.no_grad()
     def every_criticality(self) -> list[float]:
         """κ of the update in each group, also where it is far below the bound; 0 where no pair is resolved."""
-        return [
-            criticality_near(before, after, 0.0, alike.eps)
-            for alike in self.sets
-            for before, after in zip(
-                alike.clouds(self._before.copies), alike.clouds(self._placement.parameters), strict=True
-            )
-        ]
+        kappas = list[float]()
+        for alike in self.sets:
+            before, after = alike.clouds(self._before.copies), alike.clouds(self._placement.parameters)
+            kappas += criticalities_near(before, after, 0.0, alike.eps)
+        return kappas
 
     @torch.no_grad()
     def certainly_below(self, displacements: Sequence[Tensor], bound: float) -> list[bool]:
@@ -175,11 +173,12 @@ class BoundWatch:
         reach = self._nearer(number, alike, before)
         if all(value < 1 for value in reach):
             return [math.nan] * len(reach)
+        near = [index for index, value in enumerate(reach) if not value < 1]
         after = alike.clouds(self._placement.parameters)
-        return [
-            math.nan if value < 1 else criticality_near(before[i], after[i], bound, alike.eps, enough)
-            for i, value in enumerate(reach)
-        ]
+        if len(near) < len(reach):
+            before, after = before[near], after[near]
+        found = iter(criticalities_near(before, after, bound, alike.eps, enough))
+        return [math.nan if value < 1 else next(found) for value in reach]
 
     def _nearer(self, number: int, alike: AlikeGroups, before: Tensor) -> list[float]:
         """The same bounds again, with the way since the distances as the crow flies, or with new distances."""
