@@ -230,9 +230,9 @@ def test_a_spike_ends_the_window():
             (nn.functional.mse_loss(model(x), y) * (100 if t == 33 else 1)).backward()
             controller.before()
             optimizer.step()
-            top = controller.state.top
+            known = controller.state
             controller.after()
-            if controller.state.top > 1.5 * top:
+            if controller.state != known:
                 measured.append(t)
         return measured
 
