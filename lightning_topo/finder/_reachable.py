@@ -8,7 +8,7 @@ import random
 import threading
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ctypes import _SimpleCData
 from dataclasses import dataclass, field
 from logging import Logger
@@ -64,7 +64,7 @@ class Reachable:
     complete: bool = True
 
 
-def reachable(roots: Mapping[str, Any], borders: Iterator[Any] | list[Any]) -> Reachable:
+def reachable(roots: Mapping[str, Any], borders: Iterable[Any]) -> Reachable:
     """Look through attributes and containers; what functions name outside of them is anybody's.
 
     Args:
@@ -80,7 +80,7 @@ def reachable(roots: Mapping[str, Any], borders: Iterator[Any] | list[Any]) -> R
 
 
 class _Walk:
-    def __init__(self, borders: Iterator[Any] | list[Any]) -> None:
+    def __init__(self, borders: Iterable[Any]) -> None:
         self.found = Reachable()
         self._seen = {id(item): item for item in borders}
         self._left = _MANY
@@ -140,6 +140,12 @@ class _Walk:
             return []
         pairs = dict.items(item) if isinstance(item, dict) else enumerate(item)
         return [(f"[{key!r}]", value) for key, value in pairs]
+
+
+def is_opaque(item: Any) -> bool:
+    """Whether an object is of a kind in whose inside nobody can look, such as a connection."""
+    known = (*_LEAVES, *GENERATORS, *CONTAINERS, *_BOUND, Tensor, np.ndarray, tuple, frozenset, io.IOBase, _SimpleCData)
+    return not isinstance(item, (*known, functools.partial)) and not attributes_of(item)
 
 
 def attributes_of(item: Any) -> dict[str, Any]:

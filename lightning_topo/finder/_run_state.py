@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_topo.finder._random_state import RandomState
-from lightning_topo.finder._reachable import CONTAINERS
+from lightning_topo.finder._reachable import CONTAINERS, is_opaque
 from lightning_topo.finder._sources import Sources, contents, put_back
 from lightning_topo.finder._tensor_state import TensorState
 
@@ -55,7 +55,9 @@ class RunState:
         self._fixed += [item.owner for item in self._lightning]
         data = {**(data or {}), "datamodule": trainer.datamodule or (data or {}).get("datamodule")}
         self._data_modules = [_Attributes(item) for item in data.values() if _is_data_module(item)]
-        self.sources = Sources(self._roots(trainer, data), self._fixed)
+        shared = self._shared()
+        opaque = [name for name, value in shared.items() if is_opaque(value)]
+        self.sources = Sources({**self._roots(trainer, data), **shared}, self._fixed, opaque)
         random.restore()  # which copying an object of the user's may have moved
         self._restore_sources = self.sources.present()
 
@@ -97,13 +99,17 @@ class RunState:
         loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])
         roots = {f"train_dataloaders[{i}]": loader for i, loader in enumerate(loaders)}
         roots |= {name: value for name, value in data.items() if not _is_data_module(value)}
-        memo = self._memo()
         for owner in self._data_modules:
             roots |= {f"datamodule.{name}": value for name, value in vars(owner.owner).items()}
-        for owner in self._modules:
-            roots |= {f"{type(owner.owner).__name__}.{name}": value for name, value in owner.shared(memo)}
         classes = {type(owner.owner) for owner in (*self._modules, *self._data_modules)}
         return roots | {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
+
+    def _shared(self) -> dict[str, Any]:
+        """The module's attributes that trials do not get copies of."""
+        memo, shared = self._memo(), dict[str, Any]()
+        for owner in self._modules:
+            shared |= {f"{type(owner.owner).__name__}.{name}": value for name, value in owner.shared(memo)}
+        return shared
 
 
 class _Attributes:

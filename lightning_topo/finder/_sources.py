@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -35,10 +35,12 @@ class Sources:
     Args:
         roots: The run's data loaders and data module, and what else a training step may draw from, by name.
         borders: Objects that are not entered, as their state is kept elsewhere.
+        opaque: Names of objects whose state nobody can put back.
     """
 
-    def __init__(self, roots: Mapping[str, Any], borders: Iterator[Any] | list[Any] = ()) -> None:  # type: ignore[assignment]
+    def __init__(self, roots: Mapping[str, Any], borders: Iterable[Any] = (), opaque: Iterable[str] = ()) -> None:
         self._found = reachable(roots, borders)
+        self._found.once += [name for name in opaque if name not in self._found.once]
         everything = [*self._found.generators, *reachable_generators(*roots.values(), *self._found.objects)]
         arrays = sorted(self._found.arrays, key=_bytes)
         sizes = list(accumulate(map(_bytes, arrays)))

@@ -4,6 +4,7 @@ import io
 import itertools
 import multiprocessing
 import random
+import sqlite3
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import partial
@@ -394,3 +395,14 @@ def test_data_are_not_copied_with_the_counters():
     restore()
     assert not data.reads.any()
     assert sum(bool(image.any()) for image in images) > 20
+
+
+def test_attribute_that_nobody_can_copy_is_said(lab):
+    model = lab.model()
+    model.connection, model.lock, model.place = sqlite3.connect(":memory:"), threading.Lock(), iter([1, 2])
+    trainer = lab.trainer(callbacks=[finder(groups=list(find_neuron_groups(lab.model())))], max_steps=1)
+    try:
+        with pytest.warns(UserWarning, match="cannot put back Classifier.connection:"):
+            trainer.fit(model, lab.loader())
+    finally:
+        model.connection.close()
