@@ -110,7 +110,7 @@ def _block(
     else:
         bounds.div_(x_low)
     bounds.masked_fill_(~resolved, -math.inf)
-    torch.ne(possible, resolved, out=values[-1])
+    torch.gt(possible, resolved, out=values[-1])
     return *_largest(values, rows.start, count), resolved.sum((-2, -1))
 
 

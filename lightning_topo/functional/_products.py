@@ -29,7 +29,7 @@ _DEVICE_BLOCK_ELEMENTS = 2**25
 
 @dataclass(frozen=True)
 class UpdateClouds:
-    """Clouds before an update, the update, and a sum of both, each relative to its mean, in units of the points' size.
+    """Clouds before an update, the update, and a sum of both, relative to means that are large, in units of their size.
 
     Attributes:
         points: Before, update u and, with ``crossed``, before + t u, shape (2 or 3, G, n, D).
@@ -76,33 +76,40 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     """
     groups, n, dimension = before.shape
     dtype = product_dtype(before, after)
-    x = before.new_empty(2 + crossed, groups, n, dimension, dtype=dtype)
-    pair = x[:2]
-    p, u = pair.unbind(0)
+    x = before.new_empty(3, groups, n, dimension, dtype=dtype)
+    scratch = torch.empty_like(x)  # used again and again: new memory costs more than the arithmetic
+    p, u, z = x.unbind(0)
     torch.add(before.detach(), 0.0, out=p)  # no negative zeros: equal numbers have equal bits
-    torch.add(after.detach(), 0.0, out=u)
-    scratch = torch.empty_like(pair)  # used again and again: new memory costs more than the arithmetic
-    size = largest(pair, (0, 2, 3), scratch)
+    torch.add(after.detach(), 0.0, out=z)
+    size = largest(x[::2], (0, 2, 3), scratch[::2])
     unit = power_of_two(size)[:, None, None]
-    pair.div_(unit)
-    raw = squared_lengths(pair, scratch)
-    u.sub_(p)
-    equal = hashes(pair, scratch)
-    mean = pair.mean(-2, keepdim=True)
-    pair.sub_(mean)
-    squares = squared_lengths(pair, scratch)
+    x[::2].div_(unit)
+    torch.sub(z, p, out=u)
+    raw, pair = squared_lengths(x, scratch), x[:2]
+    equal = hashes(pair, scratch[:2])
+    mean = _large(pair.mean(-2), raw[:2])
+    pair.sub_(mean[:, :, None])
+    squares = squared_lengths(pair, scratch[:2])
     lengths = squares.sqrt()
     sizes = lengths.amax(-1, keepdim=True).clamp_min_(smallest_size(dtype))
     torch.maximum(*sizes.unbind(0), out=sizes[0])
     ratios = sizes / sizes[1]  # t and 1
     ratio = ratios[0]
-    common = torch.linalg.vector_norm(mean[1], dim=-1).mul_(4 * torch.finfo(dtype).eps)
+    common = torch.linalg.vector_norm(mean[1], dim=-1, keepdim=True).mul_(4 * torch.finfo(dtype).eps)
     drift = lengths.mul_(ratios * common)
     if crossed:
-        torch.addcmul(p, u, ratio[..., None], out=x[2])
-        squares = torch.cat([squares, squared_lengths(x[2:], scratch[:1])])
+        torch.addcmul(p, u, ratio[..., None], out=z)
+        squares = torch.cat([squares, squared_lengths(x[2:], scratch[2:])])
     error = relative_error(dtype, dimension, before.device.type)
-    return UpdateClouds(x, squares, raw, ratio, drift, size, unit, equal, error)
+    return UpdateClouds(x if crossed else pair, squares, raw[::2], ratio, drift, size, unit, equal, error)
+
+
+def _large(mean: Tensor, squares: Tensor) -> Tensor:
+    """The mean of each cloud, shape (2, G, D), 0 where it is small against the points, of squared lengths (2, G, n).
+
+    To take it off would leave points that are near zero, as are the updates of dead neurons, without their digits.
+    """
+    return mean.mul_(mean.square().sum(-1, keepdim=True) > 0.25 * squares.mean(-1, keepdim=True))
 
 
 def relative_error(dtype: torch.dtype, dimension: int, device_type: str) -> float:

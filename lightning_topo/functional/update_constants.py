@@ -34,6 +34,8 @@ _CRITICALITY, _UPPER, _LOWER, _I, _J = range(5)
 _CRITICAL, _GROWTH, _SHRINKING, _OPEN = range(5, 9)
 _UNRESOLVED, _SETTLED, _RATIO, _SIZE = range(9, 13)
 _COLUMNS = 13
+# Squares are right to this share of themselves.
+_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +204,14 @@ def _evaluated_pairs(before: Tensor, after: Tensor, eps: float, unit: Tensor, pa
 def _is_certain(row: Sequence[Any]) -> Any:
     """Whether no pair that was left out may have a larger value: of a row of the table, or of its columns.
 
-    Without the bounds of growth and shrinking, which are ``nan`` then, it is so of the criticality.
+    Larger by more than a share of 1e-7, which is far below what training shows, and what equal ratios need: those of
+    neurons that shrink by weight decay alone. Without the bounds of growth and shrinking, which are ``nan`` then, it is
+    so of the criticality.
     """
     growth, shrinking, ratio = row[_GROWTH], row[_SHRINKING], row[_RATIO]
-    largest = (row[_CRITICALITY] * row[_CRITICALITY] >= row[_CRITICAL]) & (row[_OPEN] <= 0)
-    grown = ((row[_UPPER] * row[_UPPER] - 1) * ratio >= growth) | (growth != growth)
-    shrunk = ((1 - row[_LOWER] * row[_LOWER]) * ratio >= shrinking) | (shrinking != shrinking)
+    largest = (row[_CRITICALITY] * row[_CRITICALITY] * (1 + _TOLERANCE) >= row[_CRITICAL]) & (row[_OPEN] <= 0)
+    grown = ((row[_UPPER] * row[_UPPER] * (1 + _TOLERANCE) - 1) * ratio >= growth) | (growth != growth)
+    shrunk = ((1 - row[_LOWER] * row[_LOWER] * (1 - _TOLERANCE)) * ratio >= shrinking) | (shrinking != shrinking)
     # Distances do not get smaller than nothing.
     return largest & grown & (shrunk | (row[_LOWER] == 0))
 

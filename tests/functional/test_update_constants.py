@@ -8,6 +8,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_topo.functional import bi_lipschitz
+from lightning_topo.functional.exact_constants import exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, update_constants, update_criticality
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -30,16 +31,32 @@ def test_is_the_definition_where_certain(points_name, update_name, shape, dtype,
     assert finite
     if certain:
         for name in ("criticality", "lower", "upper"):
-            assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-9, abs=1e-12, nan_ok=True), name
+            assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-7, abs=1e-12, nan_ok=True), name
         assert found.n_unresolved == truth.n_unresolved
         if truth.criticalities:
-            assert truth.criticalities[found.pair] == pytest.approx(truth.criticality, rel=1e-9)
+            assert truth.criticalities[found.pair] == pytest.approx(found.criticality, rel=1e-9)
         else:
             assert found.pair is None
     else:  # then they are those of some pairs
         assert not found.criticality > truth.criticality * (1 + 1e-9)
         assert not found.lower < truth.lower * (1 - 1e-9)
         assert not found.upper > truth.upper * (1 + 1e-9)
+
+
+def test_neurons_that_die_or_shrink_alike_are_certain(pair_loop):
+    """Updates that fade out in some neurons, and weight decay alone in others."""
+    p = noise(120, 30).float()
+    u = 1e-3 * noise(120, 30, seed=1)
+    u[:30] *= torch.logspace(-9, -3, 30).double()[:, None]
+    u[30:60] = -1e-4 * p[30:60].double()
+    q = (p.double() + u).float()
+    truth = pair_loop(p, q, 2**-23)
+    ((found, _, certain),) = unpacked(p[None], q[None], 2**-23)
+    assert certain
+    assert (found.criticality, found.lower, found.upper) == pytest.approx(
+        (truth.criticality, truth.lower, truth.upper), rel=1e-7
+    )
+    assert found.n_unresolved == truth.n_unresolved
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -129,6 +146,18 @@ def test_many_points_in_blocks():
     assert constants.upper.item() == pytest.approx((a / d).max().item(), rel=1e-9)
     where = (u / d).argmax()
     assert constants.pair.tolist() == [[i[where].item(), j[where].item()]]
+
+
+def test_integers_whose_hashes_are_few():
+    """Clouds on a lattice in double precision, of which most bits are zero."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        p = torch.randint(-2, 3, (200, 6), generator=generator).double() + 1e-9 * noise(200, 6, seed=seed)
+        p[:100] = p[:100].round()
+        q = p + 0.1 * noise(200, 6, seed=seed + 1)
+        exact = exact_constants(p, q, 2**-52)
+        ((found, _, certain),) = unpacked(p[None], q[None], 2**-52)
+        assert not certain or found.n_unresolved == exact.n_unresolved
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
