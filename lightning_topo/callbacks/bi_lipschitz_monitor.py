@@ -229,7 +229,7 @@ class BiLipschitzMonitor(OptionedCallback):
         """Find the groups, once, and listen to the optimizers, also to those that have taken the place of others."""
         if not self._neurons.ready:
             self._find(trainer, pl_module, batch)
-        elif self._neurons.changed(trainer.optimizers):
+        elif not self._budget.waiting and self._neurons.changed(trainer.optimizers):
             with self._budget.spending(pl_module.device, kind="discovery"):
                 self._neurons.find_again(trainer, pl_module, batch, self._processes)
             self._listen(trainer)
@@ -274,7 +274,7 @@ class BiLipschitzMonitor(OptionedCallback):
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons, where the update is to be measured."""
         self._measuring = None
-        if not any(callback is self for callback in self._trainer.callbacks):
+        if self not in self._trainer.callbacks:
             return  # a search within the run has set its callbacks aside: the update is not the run's
         due = self._updates[index] % self.every_n_train_steps == 0
         self._updates[index] += 1
@@ -283,15 +283,15 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def _begin(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons whose turn it is, if the budget allows it."""
-        if self._neurons.changed(self._trainer.optimizers):
-            return  # within this batch; they are found again at the next
         guess = run_time = 0.0
         if self.max_overhead is not None and self._processes.lead and not self._budget.knows(""):
+            if self._neurons.changed(self._trainer.optimizers):
+                return
             with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):
                 guess = expected_seconds(self._turn(index, optimizer), self.max_neurons)
                 run_time = self._length.seconds(self._budget.training) if self._length else 0.0
-        if not self._admission.admits("", guess, run_time):
-            return
+        if not self._admission.admits("", guess, run_time) or self._neurons.changed(self._trainer.optimizers):
+            return  # what has changed within this batch is found again at the next
         self._measuring = index, {}
         if self._processes.read:
             with self._announcer.never_fatal(), self._budget.spending(self._model.device):

@@ -219,7 +219,7 @@ class TopologicalStepClipping(OptionedCallback):
 
     def _listening(self) -> bool:
         """Whether the run's own updates are being made: a search within it sets its callbacks aside."""
-        return bool(self._neurons.found) and any(callback is self for callback in self._trainer.callbacks)
+        return bool(self._neurons.found) and self in self._trainer.callbacks
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
