@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -29,9 +30,9 @@ _OWNERS = (nn.Module, DataLoader, Dataset, Sampler)
 
 
 @contextmanager
-def generators_kept(*owners: Any) -> Iterator[None]:
-    """Leave the generators that ``owners`` can reach as they are, whatever is drawn inside."""
-    undo = [_restoring(generator) for generator in reachable_generators(*owners)]
+def generators_kept(generators: Iterable[Any]) -> Iterator[None]:
+    """Leave some generators as they are, whatever is drawn from them inside."""
+    undo = [_restoring(generator) for generator in generators]
     try:
         yield
     finally:
@@ -60,16 +61,16 @@ def reachable_generators(*owners: Any) -> list[Any]:
     """
     found: list[Any] = []
     seen: dict[int, Any] = {}
-    waiting = list(reversed(owners))
+    waiting = deque(owners)  # so that what is near comes first
     while waiting and len(seen) < _MOST_OBJECTS:
-        item = waiting.pop()
+        item = waiting.popleft()
         if id(item) in seen or isinstance(item, _NOTHING_INSIDE):
             continue
         seen[id(item)] = item  # kept alive, so that no other object can have its number
         if isinstance(item, _GENERATORS):
             found.append(item)
         else:
-            waiting += _inside(item)
+            waiting.extend(_inside(item))
     return found
 
 
