@@ -26,8 +26,8 @@ from lightning_topo.updates import StepHooks, UnseenUpdates
 # Where most of so many updates in a row were scaled back, the bound sets the pace.
 _RECENT = 100
 _OFTEN = (
-    "{} of the last {} updates were scaled back at step {}: the bound sets the pace, not the learning rate, and what the "
-    "optimizer remembers starts anew each time. Choose a lower learning rate (TopologicalRateControl needs none, "
+    "{} of the last {} updates were scaled back at step {}: the bound sets the pace, not the learning rate, and what "
+    "the optimizer remembers starts anew each time. Choose a lower learning rate (TopologicalRateControl needs none, "
     "TopologicalLearningRateFinder finds one), or a larger max_criticality."
 )
 _UNSEEN = (
