@@ -344,6 +344,7 @@ _UNSEEN = (
 def _total_updates(trainer: Any) -> float:
     """Batches of the whole run that step, infinite where that is not known."""
     try:
-        return float(trainer.estimated_stepping_batches)
-    except Exception:  # iterable data without a length
+        updates = float(trainer.estimated_stepping_batches)
+    except Exception:  # accumulation that changes with the epochs
         return math.inf
+    return updates if updates >= 0 else math.inf  # Lightning says -1 of data without a length

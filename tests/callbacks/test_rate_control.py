@@ -208,14 +208,15 @@ class Stream(IterableDataset):
             yield x, (x[0] > 0).long()
 
 
-def test_a_run_of_unknown_length_has_a_constant_shape(classifier, trainer, caplog):
+@pytest.mark.parametrize("max_epochs", [-1, 3])
+def test_a_run_of_unknown_length_has_a_constant_shape(max_epochs, classifier, trainer, caplog):
     class Stop(pl.Callback):
         def on_train_epoch_end(self, trainer, *args):
             trainer.should_stop = True
 
     control = lt.TopologicalRateControl()
     with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
-        made = trainer([control, Stop()], max_epochs=-1)
+        made = trainer([control, Stop()], max_epochs=max_epochs)
         made.fit(classifier(adam), DataLoader(Stream(), batch_size=8))
     assert made.global_step == 10
     assert any("a constant rate, as the length of the run is not known" in r.message for r in caplog.records)

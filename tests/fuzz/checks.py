@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import lightning_topo as lt
 
 from .arithmetic import Witness
 from .compare import require_same
+from .data import parts
 from .draw import Draw, Run
 
 
@@ -27,8 +29,6 @@ def _plain(draw: Draw, callbacks: Any = ()) -> Run:
 def _groups(draw: Draw) -> list[lt.NeuronGroup]:
     """The groups, as somebody finds them who knows of no callback."""
     module = draw.module()
-    from .data import parts
-
     x, _ = parts(next(iter(draw.loader())))
     try:
         groups = lt.find_neuron_groups(module, x)
@@ -64,10 +64,8 @@ def finder(draw: Draw) -> None:
 
     def search(trainer: Any, module: Any, loader: Any) -> None:
         for _ in range(times):
-            try:
+            with suppress(ValueError):  # nothing to search for, as where the loss is infinite to begin with
                 lt.topological_lr_find(trainer, module, loader, update_attr=False, **options)
-            except (ValueError, TypeError) as error:  # nothing to search for, and it is said what
-                assert "expected" in str(error) or "got" in str(error) or "finite" in str(error), error
 
     require_same(_plain(draw), draw.fit(prepare=search))
 
@@ -84,7 +82,7 @@ def clipping(draw: Draw) -> None:
 
 
 def control(draw: Draw) -> None:
-    """Rate control puts the rates back, ends finite or says so, and repeats a run bit for bit; clipping holds beside it."""
+    """Rate control puts rates back, ends finite or says so, repeats a run bit for bit; clipping holds beside it."""
     r = random.Random(f"{draw.seed} options")
     groups, every, bound = _groups(draw), r.randint(1, 5), r.choice((None, None, 0.03, 0.3))
     options = {"share": r.choice((0.1, 0.15, 0.5)), "schedule": r.choice(("auto", "cosine", "constant"))}

@@ -12,7 +12,7 @@ from .draw import Run
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """Weights, optimizer and schedule states, random states, batches, metrics, modes, hooks and process-wide switches."""
+    """Weights, states of optimizers, schedules and generators, batches, metrics, modes, hooks, process-wide switches."""
     module, trainer = run.module, run.trainer
     hooks = [len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer.optimizers]
     cuts = torch.backends.cuda
