@@ -209,6 +209,8 @@ class BiLipschitzMonitor(OptionedCallback):
         if self._neurons.found:
             self._model = measured_model(trainer, pl_module)
             self._listen(trainer)
+        elif not self._neurons.ready:
+            return  # an empty batch
         else:
             self.hear("on_train_batch_start", False)
         if self._processes.lead:

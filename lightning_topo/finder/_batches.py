@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from lightning_topo.copy_or_same import copy_or_same
 from lightning_topo.finder._sources import Sources
+from lightning_topo.neurons import is_empty_batch
 
 # Where the parts of a data loader that draw an order hang.
 _SAMPLER_LINKS = ("sampler", "batch_sampler")
@@ -62,15 +61,10 @@ class BatchStream:
         return (copy_or_same(batch), *rest)
 
 
-def is_empty(batch: Any) -> bool:
-    """Whether a tensor of a batch has no element."""
-    return any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in tree_leaves(batch))
-
-
 def first_with_items(trainer: Any, sources: Sources) -> Any:
     """The first batch of the run that is not empty, on the module's device."""
     stream = BatchStream(trainer, sources=sources)
-    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not is_empty(batch)), None)
+    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not is_empty_batch(batch)), None)
     if batch is None:
         raise ValueError(
             f"expected a batch with items among the first {_FIRST_BATCHES}, to find the neurons with, but all are "

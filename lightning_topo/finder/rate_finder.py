@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._batches import first_with_items, is_empty
+from lightning_topo.finder._batches import first_with_items
 from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
@@ -23,7 +23,7 @@ from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
-from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, is_empty_batch, select_groups
 from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
@@ -177,7 +177,7 @@ class RateFinder:
         declared = getattr(module, "example_input_array", None) is not None
         # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
         example = None if by_hand or declared else example_inputs_from_batch(module, batch)
-        if example is not None and is_empty(batch):
+        if example is not None and is_empty_batch(batch):
             example = example_inputs_from_batch(module, first_with_items(trainer, run_state.sources))
         with run_state.sources.kept():
             return select_groups(module, wanted, example)
