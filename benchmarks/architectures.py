@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_networks import SMALL
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d
+from transformer_families import FAMILIES
 
-from lightning_topo.neurons import discover_neurons, is_permutation_symmetric
+from lightning_topo.neurons import discover_neurons
+from lightning_topo.neurons.exchange.sandbox import open_sandbox
+from lightning_topo.neurons.exchange.symmetry import asymmetric
 
 KINDS = ("residual", "heads", "query_heads", "keys", "values", "groups")
 
@@ -328,6 +332,8 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "Mixtral (experts)": lambda: decoder_only("Mixtral", num_key_value_heads=3, num_local_experts=4),
     "Mamba": lambda: decoder_only("Mamba", state_size=4),
     "Whisper": whisper,
+    **SMALL,
+    **FAMILIES,
 }
 
 
@@ -351,7 +357,7 @@ def row(architecture: str) -> dict[str, Any]:
     return {
         "architecture": architecture,
         "groups": dict(sorted(Counter(kind(group.name) for group in found.groups).items(), key=place)),
-        "verified": sum(is_permutation_symmetric(model, group, example) for group in found.groups),
+        "verified": len(found.groups) - len(asymmetric(open_sandbox(model, example), found.groups)),
         "of": len(found.groups),
         "uncovered": dict(Counter(axis.reason for axis in found.uncovered)),
         "seconds": round(seconds, 3),
@@ -366,13 +372,15 @@ def main() -> None:
     """Print the table; write it to the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="*", metavar="ARCHITECTURE", help="names of rows; default all")
     options = parser.parse_args()
-    rows = [row(architecture) for architecture in ARCHITECTURES]
     print("| architecture | groups by kind | verified | parameter axes in no group, and why |")
     print("|---|---|---|---|")
-    for r in rows:
-        cells = (r["architecture"], counted(r["groups"]), f"{r['verified']} of {r['of']}", counted(r["uncovered"]))
-        print("| " + " | ".join(cells) + " |")
+    rows = []
+    for architecture in options.only or ARCHITECTURES:
+        rows.append(r := row(architecture))
+        cells = (architecture, counted(r["groups"]), f"{r['verified']} of {r['of']}", counted(r["uncovered"]))
+        print("| " + " | ".join(cells) + " |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

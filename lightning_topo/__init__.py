@@ -11,7 +11,7 @@ from lightning_topo.callbacks import (
 )
 from lightning_topo.clipping import topological_step_clipping
 from lightning_topo.control import topological_rate_control
-from lightning_topo.finder import topological_lr_find
+from lightning_topo.finder import TopologicalLRResult, Trial, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
 __version__ = "0.1.0"
@@ -25,6 +25,8 @@ __all__ = [
     "TopologicalRateControl",
     "TopologicalStepClipping",
     # the finder, the clipping and the control without a fit
+    "TopologicalLRResult",
+    "Trial",
     "topological_lr_find",
     "topological_rate_control",
     "topological_step_clipping",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from lightning_topo._lightning import Callback
 from lightning_topo._user_warning import warn_user
-from lightning_topo.finder import RateFinder, RunIdentity, SearchOptions, TopologicalLRResult
+from lightning_topo.finder import RateFinder, RateWatch, RunIdentity, SearchOptions, TopologicalLRResult
 from lightning_topo.finder.result import DEFAULT_SAFETY
 from lightning_topo.neurons import NeuronGroup
-
-_log = logging.getLogger("pytorch_lightning.callbacks.lightning_topo")
 
 
 class TopologicalLearningRateFinder(Callback):
@@ -25,7 +23,11 @@ class TopologicalLearningRateFinder(Callback):
     the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Training
     then starts, from the state it was about to start from, at ``safety · η*``. The batches run through Lightning's own
     training loop, so precision, clipping, accumulation, manual optimization and DDP are the run's; validation,
-    callbacks and loggers see nothing, and weights, optimizer, counters, random state and batch order are put back.
+    callbacks and loggers see nothing, and weights, optimizer, counters, random state and batch order are put back. So
+    are data sets and what they count, and the random generators to which the module, its data, and the globals and
+    closures that their code names lead. Not put back are other globals, attributes of classes, files that were written
+    and iterators that a data set keeps; of these the search warns before it begins. Signals wait until the run is as it
+    was, and are then answered; Ctrl-C ends a batch at once.
 
     Reference: arXiv 2510.02670, section 3.
 
@@ -80,6 +82,7 @@ class TopologicalLearningRateFinder(Callback):
         self._run: RunIdentity | None = None
         self._decided = False  # whether this fit has searched, or has seen that it need not
         self._unreadable = False
+        self._watch: RateWatch | None = None
 
     @property
     def optimal_lr(self) -> float | None:
@@ -126,30 +129,51 @@ class TopologicalLearningRateFinder(Callback):
         run = RunIdentity.of(trainer, pl_module)
         if self._is_due(trainer, run):
             self.result = None  # what is known of another run is none of this one's, also if the search fails
-            self.result = self._finder.run(trainer, pl_module, batch)
-            self._log(trainer)
+            self.result, self._watch = self._finder.run(trainer, pl_module, batch)
+            self._log(trainer, pl_module)
+        self._show(trainer)
         self._run, self._decided = run, True
 
     def _is_due(self, trainer: Any, run: RunIdentity) -> bool:
         """Whether to search: nothing is known, or what is known is of another run; all processes decide alike."""
         others = [] if self.result is None or self._run is None else self._run.differences(run)
-        if others and trainer.is_global_zero:
-            _log.info("The known learning rate is another %s's: searching again.", "'s and ".join(others))
+        if others:
+            self._finder.say(
+                trainer, f"Learning-rate search: the known rate is another {' and '.join(others)}'s, so it is made anew"
+            )
         due = self.result is None or bool(others)
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
-    def _log(self, trainer: Any) -> None:
-        assert self.result is not None
-        if self.result.critical_lr is None or self.optimal_lr is None:
-            return
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look no longer at the rates of optimizers that have made their first update."""
+        if self._watch is not None:
+            self._watch.release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take off what is left of the hooks."""
+        if self._watch is not None:
+            self._watch.release(all_of_them=True)
+            self._watch = None
+
+    def _values(self) -> dict[str, float]:
+        """What is logged; nothing where η* was not found."""
+        if self.result is None or self.result.critical_lr is None or self.optimal_lr is None:
+            return {}
         low, high = self.result.bracket
         values = {"critical_lr": self.result.critical_lr, "suggestion": self.optimal_lr, "held": low, "broke": high}
-        values["steps"] = float(self.result.total_steps)
+        return {**values, "steps": float(self.result.total_steps)}
+
+    def _log(self, trainer: Any, module: Any) -> None:
+        values = self._values()
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if values else ():
             self._log_to(logger, values, step, trainer.is_global_zero)
+            self._log_hyperparameters(logger, module)
+
+    def _show(self, trainer: Any) -> None:
+        """Let callbacks monitor the values, also in a fit that goes on from a checkpoint."""
         device = trainer.strategy.root_device
-        metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in values.items()}
+        metrics = {f"lr_find/{name}": torch.tensor(value, device=device) for name, value in self._values().items()}
         trainer.callback_metrics.update(metrics)
 
     def _log_to(self, logger: Any, values: dict[str, float], step: int, lead: bool) -> None:
@@ -158,13 +182,21 @@ class TopologicalLearningRateFinder(Callback):
             separator = logger.group_separator
             logger.log_metrics({f"lr_find{separator}{name}": value for name, value in values.items()}, step=step)
             if lead and hasattr(logger.experiment, "add_figure"):
-                figure = self.result.plot(safety=self._finder.options.safety).figure
-                logger.experiment.add_figure("lr_find", figure, step)
+                logger.experiment.add_figure("lr_find", self.result.plot().figure, step)
         except Exception as error:  # a disk that is full, a network that is gone, a plot that fails
             warn_user(
                 f"TopologicalLearningRateFinder could not write to {type(logger).__name__} ({type(error).__name__}: "
                 f"{error}). Training goes on. What was found is in the callback's result, which result.plot() draws."
             )
+
+    def _log_hyperparameters(self, logger: Any, module: Any) -> None:
+        """Give the logger the new rate where it was told of the old one as a hyperparameter."""
+        if self._watch is None or not getattr(module, "_log_hyperparams", False):
+            return
+        hparams = dict(module.hparams)
+        if hparams != dict(module.hparams_initial):
+            with suppress(Exception):  # some, such as MLflow's, refuse a second value; the metrics tell it anyway
+                logger.log_hyperparams(hparams)
 
 
 def _read_run(state: dict[str, Any]) -> RunIdentity | None:

@@ -107,6 +107,8 @@ _CONTROL = {
     "learning_rate": "rate of the update, of the parameter group with the largest full rate",
     "critical_lr": "critical learning rate η* as it was measured last",
     "share": "learning_rate / critical_lr",
+    "log10_learning_rate": "its logarithm: TensorBoard's page of custom scalars has no logarithmic scale",
+    "log10_critical_lr": "the same of critical_lr",
 }
 CONTROL = LogKeys("control", overall=_CONTROL, group=_CONTROL)
 LR_FIND = LogKeys(

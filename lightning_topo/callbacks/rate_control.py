@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from typing import Any
 
 import torch
@@ -12,7 +10,10 @@ from torch.optim import Optimizer
 
 from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._cadence import Cadence
+from lightning_topo.callbacks._control_record import ControlRecord, control_metrics
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
 from lightning_topo.callbacks._processes import Processes, hidden_updates
@@ -30,14 +31,6 @@ from lightning_topo.control import (
 )
 from lightning_topo.sharding import measured_model
 from lightning_topo.updates import StepHooks, UnseenUpdates
-
-# How often to measure is decided once, from the time between these updates; until then windows grow.
-_TIMED = range(4, 12)
-# Of the time allowed, what is planned: the rest is for what a measurement cannot know.
-_PLANNED_SHARE = 0.6
-_MOST_UPDATES = 64
-# Updates in a window where the time allows it: longer ones know too late, shorter ones count noise that cancels.
-_WINDOW = 10
 
 
 class TopologicalRateControl(OptionedCallback):
@@ -63,8 +56,8 @@ class TopologicalRateControl(OptionedCallback):
     and manual optimization (each optimizer its own rate), weight averaging, ``torch.compile``, DDP and FSDP2.
     ``TopologicalStepClipping`` beside it bounds updates that jump; a learning-rate finder is not needed.
 
-    Logged every ``log_every_n_steps`` as ``control/{learning_rate, critical_lr, share}``; of several optimizers as
-    ``control/optimizer_<i>/...``.
+    Logged every ``log_every_n_steps`` as ``control/{learning_rate, critical_lr, share}`` and the logarithms of the
+    first two; of several optimizers as ``control/optimizer_<i>/...``.
 
     Args:
         share: Share of η* to train at, in (0, 1].
@@ -79,6 +72,7 @@ class TopologicalRateControl(OptionedCallback):
         every_n_train_steps: Updates in a window; None: 10, or more where ``max_overhead`` wants it.
 
     Attributes:
+        history: List of ``ControlRecord``, of the updates that were logged.
         learning_rates: The rate of the last update of each optimizer, by its number.
 
     Raises:
@@ -111,11 +105,12 @@ class TopologicalRateControl(OptionedCallback):
         self.every_n_train_steps = (
             None if every_n_train_steps is None else require_positive_int("every_n_train_steps", every_n_train_steps)
         )
+        self.history: list[ControlRecord] = []
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
         self._neurons = FoundGroups(groups, self._announcer, required=True)
-        self._hooks = StepHooks(self._before_step, self._after_step)
+        self._hooks = StepHooks(self._before_step, self._after_step, sets_rates=True)
         self._processes = Processes()
         self._saved: dict[int, dict[str, Any]] = {}
         self._forget_fit()
@@ -127,7 +122,7 @@ class TopologicalRateControl(OptionedCallback):
         self._model: Any = None
         self._unseen: UnseenUpdates | None = None
         self._controllers: dict[int, RateController | None] = {}
-        self._times: list[float] = []
+        self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
 
     @property
     def ready(self) -> bool:
@@ -160,6 +155,7 @@ class TopologicalRateControl(OptionedCallback):
         self._neurons.forget()
         self._forget_fit()
         self._processes = Processes.of(trainer)
+        self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._announcer.forget()
@@ -214,9 +210,11 @@ class TopologicalRateControl(OptionedCallback):
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        rates = ("learning_rate", "critical_lr")
-        charts = {"learning rate η and critical learning rate η*": [CONTROL.of_run(name) for name in rates]}
-        return charts
+        logarithms = [CONTROL.of_run(f"log10_{name}") for name in ("learning_rate", "critical_lr")]
+        return {
+            "learning rate η": [CONTROL.of_run("learning_rate")],
+            "learning rate η and critical learning rate η*, log10": logarithms,
+        }
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Set the rates."""
@@ -226,7 +224,7 @@ class TopologicalRateControl(OptionedCallback):
             self._controllers[index] = self._controller(index, optimizer)
         controller = self._controllers[index]
         if controller is not None:
-            self._decide_how_often(controller)
+            self._cadence.decide(controller, [one for _, one in self._controlled()])
             controller.before()
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
@@ -239,7 +237,8 @@ class TopologicalRateControl(OptionedCallback):
             if controller.diverged:
                 self._announcer.warn_once(
                     f"Neurons are NaN or infinite at step {logger_step(self._trainer)}: the run has diverged, and "
-                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so."
+                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so.",
+                    kind="diverged",
                 )
 
     def _controller(self, index: int, optimizer: Optimizer) -> RateController | None:
@@ -259,7 +258,7 @@ class TopologicalRateControl(OptionedCallback):
             self._neurons.found,
             RateRule.of_run(self.share, self.half_life, updates),
             self._shape(optimizer, schedulers, updates),
-            self.every_n_train_steps or _WINDOW,
+            self._cadence.updates,
             not self._processes.several,  # for they might decide differently
             schedulers,
             self._agreed,
@@ -296,39 +295,14 @@ class TopologicalRateControl(OptionedCallback):
         shape = schedule_shape(name, updates)
         return lambda update: shape(logger_step(trainer))
 
-    def _decide_how_often(self, controller: RateController) -> None:
-        """Choose the length of the windows, once, from the time of the first updates."""
-        if self.every_n_train_steps is not None or self.max_overhead is None or len(self._times) >= len(_TIMED) + 1:
-            return
-        if controller.updates in _TIMED or self._times:
-            self._times.append(time.perf_counter())
-        if len(self._times) == len(_TIMED) + 1:
-            between = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
-            every = 1
-            if self._processes.lead:
-                cost = controller.expected_seconds()
-                allowed = _PLANNED_SHARE * self.max_overhead * statistics.median(between)
-                every = 2 ** math.ceil(math.log2(min(max(cost / allowed, 1.0), _MOST_UPDATES)))
-            every = self._processes.agreed(every)
-            for _, one in self._controlled():
-                one.every = every
-
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the rates, as often as Lightning logs."""
         every = trainer.log_every_n_steps
         if self._controllers and every > 0 and (logger_step(trainer) + 1) % every == 0:
-            self._writer.write(trainer, self._metrics(), self._processes)
-
-    def _metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        controlled = self._controlled()
-        for index, controller in controlled:
-            rate, critical = controller.learning_rate, controller.critical_lr
-            values = {"learning_rate": rate, "critical_lr": critical, "share": rate / critical}
-            for name, value in values.items():
-                several = len(controlled) > 1
-                metrics[CONTROL.of_group(f"optimizer_{index}", name) if several else CONTROL.of_run(name)] = value
-        return metrics
+            step = logger_step(trainer)
+            records = [ControlRecord(step, i, one.learning_rate, one.critical_lr) for i, one in self._controlled()]
+            remember(self.history, records)
+            self._writer.write(trainer, control_metrics(records), self._processes)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say at which rates was trained, and listen no more."""
@@ -370,6 +344,7 @@ _UNSEEN = (
 def _total_updates(trainer: Any) -> float:
     """Batches of the whole run that step, infinite where that is not known."""
     try:
-        return float(trainer.estimated_stepping_batches)
-    except Exception:  # iterable data without a length
+        updates = float(trainer.estimated_stepping_batches)
+    except Exception:  # accumulation that changes with the epochs
         return math.inf
+    return updates if updates >= 0 else math.inf  # Lightning says -1 of data without a length

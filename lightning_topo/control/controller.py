@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from lightning_topo.control.base_rates import base_rates, require_controllable, 
 from lightning_topo.control.rule import RateRule, RateState
 from lightning_topo.control.schedule_shape import Shape
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.sharding import held_here
 from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter, expected_seconds
 
 # A window ends when this share of the K that is predicted of an update is above what the rule remembers.
@@ -36,7 +38,7 @@ class RateController:
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
     it changed most. All groups count: many layers that each move a little move the network as far as one that moves
-    much. The windows are of 1, 1, 2, 3, ... updates up to ``every``; where ``watches``, one ends at once when the
+    much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
     fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
     target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     :math:`\sqrt{1 - \alpha^t}`, which is Adam's correction.
@@ -58,6 +60,7 @@ class RateController:
         compares: Whether this process compares what was read.
 
     Attributes:
+        every, watches: As above; they may be changed.
         updates: Steps seen so far.
         state: What is known of the smoothness.
         learning_rate: The largest rate of the last update; ``nan`` before the first.
@@ -85,7 +88,7 @@ class RateController:
         compares: bool = True,
     ) -> None:
         require_controllable(optimizer)
-        self.optimizer, self.every = optimizer, every
+        self.optimizer, self.every, self.watches = optimizer, every, watches
         self._rule, self._shape, self._agree, self._schedulers = rule, shape, agree, list(schedulers)
         self._meter = UpdateMeter(
             optimizer, model, groups, _NEURONS, sharded, compares, criticality_only=True, watches=watches
@@ -102,13 +105,19 @@ class RateController:
         self.diverged = False
         self._own: list[float] = []
         self._rate = 0.0
-        self._sum, self._count = 0.0, 0
+        self._sum, self._count, self._length = 0.0, 0, 1
         self._opened = False
         self._part = 1.0
         self._correction = _Correction(optimizer)
         self._alarm: tuple[Arrival, float] | None = None
+        self._watch_seconds = math.inf
         self._first: ParametersBefore | None = None
         self._pending: list[tuple[Measurement | None, float, int]] = []
+
+    @property
+    def watch_seconds(self) -> float:
+        """What watching an update takes; 0 where nothing is watched."""
+        return self._watch_seconds if math.isfinite(self._watch_seconds) else 0.0
 
     def expected_seconds(self) -> float:
         """What one measurement is going to take."""
@@ -140,9 +149,10 @@ class RateController:
         if not self._opened:
             self._meter.before(self._meter.sets)
             self._sum, self._count, self._opened = 0.0, 0, True
+            self._length = max(1, self.updates)
         if self.state.smoothed is None:
             held = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self._first = ParametersBefore(held)
+            self._first = ParametersBefore(held_here(held))
             self._first.take()
 
     @torch.no_grad()
@@ -151,7 +161,7 @@ class RateController:
         self.put_back()
         self._sum, self._count = self._sum + self._rate, self._count + 1
         first = self.state.smoothed is None
-        if first or self._count >= min(self.every, max(1, self.updates)) or self._alarmed():
+        if first or self._count >= min(self.every, self._length) or self._alarmed():
             self._pending.append((self._meter.after(), self._sum, self._count))
             self._opened, self._alarm = False, None
         if first:
@@ -165,7 +175,11 @@ class RateController:
 
     def _alarmed(self) -> bool:
         """Whether the fastest neurons say that K has risen; of the update before this one, where reading takes time."""
+        if not self.watches:
+            return False
+        began = time.perf_counter()
         predicted, earlier = self._meter.predicted(), self._alarm
+        self._watch_seconds = min(self._watch_seconds, time.perf_counter() - began)
         self._alarm = None if predicted is None else (predicted, self._rate)
         alarm = earlier if self._lags else self._alarm
         if alarm is None or alarm[1] <= 0:
@@ -208,9 +222,9 @@ class RateController:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next rates depend on, in numbers and tensors."""
         self._apply()
-        window = {"sum": self._sum, "count": self._count, "neurons": self._meter.kept()} if self._opened else None
-        counts = {"updates": self.updates, "every": self.every, "range": list(self.range), "window": window}
-        return {**asdict(self.state), **counts}
+        counts = {"updates": self.updates, "every": self.every, "watches": self.watches, "range": list(self.range)}
+        window = {"sum": self._sum, "count": self._count, "length": self._length, "neurons": self._meter.state()}
+        return {**asdict(self.state), **counts, "window": window}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state.
@@ -220,12 +234,14 @@ class RateController:
         """
         smoothed = saved["smoothed"]
         state = RateState(None if smoothed is None else float(smoothed), float(saved["top"]))
-        updates, every = int(saved["updates"]), int(saved["every"])
+        updates, every, watches = int(saved["updates"]), int(saved["every"]), bool(saved["watches"])
         low, high = map(float, saved["range"])
         window = saved["window"]
-        if window is not None and self._meter.put_kept(window["neurons"]):
+        if self._meter.load(window["neurons"]):
             self._sum, self._count, self._opened = float(window["sum"]), int(window["count"]), True
-        self.state, self.updates, self.every, self.range = state, updates, every, (low, high)
+            self._length = int(window["length"])
+        self.state, self.range = state, (low, high)
+        self.updates, self.every, self.watches = updates, every, watches
 
 
 class _Correction:

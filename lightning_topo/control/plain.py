@@ -78,7 +78,7 @@ def topological_rate_control(
     rule = RateRule.of_run(share, half_life, total)
     found = select_groups(model, groups, example_input)
     controller = RateController(optimizer, model, found, rule, _shape(schedule, total, optimizer), every)
-    hooks = StepHooks(lambda *_: controller.before(), lambda *_: controller.after())
+    hooks = StepHooks(lambda *_: controller.before(), lambda *_: controller.after(), sets_rates=True)
     hooks.attach([optimizer])
     try:
         yield controller

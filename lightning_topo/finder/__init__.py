@@ -2,6 +2,7 @@
 
 from lightning_topo.finder.lr_find import topological_lr_find
 from lightning_topo.finder.options import SearchOptions
+from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.rate_finder import RateFinder
 from lightning_topo.finder.result import TopologicalLRResult, Trial
 from lightning_topo.finder.run_identity import RunIdentity
@@ -10,6 +11,7 @@ from lightning_topo.finder.search import CriticalRateSearch, SearchState
 __all__ = [
     "CriticalRateSearch",
     "RateFinder",
+    "RateWatch",
     "RunIdentity",
     "SearchOptions",
     "SearchState",

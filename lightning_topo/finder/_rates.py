@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._run_state import nested
+from lightning_topo.finder._optimizer_state import nested
 
 # Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -37,6 +37,7 @@ class BaseRates:
         first = next((rate for rates in self._rates.values() for rate in rates if rate > 0), None)
         if base_lr is None and first is None:
             raise ValueError("expected an optimizer with a positive learning rate, but every group's is 0")
+        self.first_seen: dict[int, list[float]] = {}
         self.base_lr = float(first if base_lr is None else base_lr)  # type: ignore[arg-type]
 
     @classmethod
@@ -46,7 +47,11 @@ class BaseRates:
         return cls(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
 
     def hold(self, optimizer: Optimizer, lr: float) -> None:
-        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says."""
+        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says.
+
+        What the training code had set at its first step is noted in ``first_seen``.
+        """
+        self.first_seen.setdefault(id(optimizer), [float(group["lr"]) for group in optimizer.param_groups])
         for group, base in zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True):
             _set(group, "lr", lr * (base / self.base_lr))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping
+import math
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,9 +17,13 @@ from torch import Tensor
 
 from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import LONG, reachable, slots_of, table_of
+from lightning_topo.finder._tensor_state import writable
+from lightning_topo.random_generators import reachable_generators, restoring
 
-# Larger arrays are the data themselves, which a draw only reads.
-_SMALL_BYTES = 2**16
+# Arrays beyond this, all together and the smallest first, are the data themselves, which a draw only reads.
+_MOST_BYTES = 2**26
+# The same of what is put back at each draw, where it would cost time; and objects, where there are more of them.
+_FEW_BYTES, _FEW_OBJECTS = 2**20, 2000
 _UNSET = object()
 
 Undo = Callable[[], object]
@@ -27,10 +35,18 @@ class Sources:
     Args:
         roots: The run's data loaders and data module, and what else a training step may draw from, by name.
         borders: Objects that are not entered, as their state is kept elsewhere.
+        opaque: Names of objects whose state nobody can put back.
     """
 
-    def __init__(self, roots: Mapping[str, Any], borders: Iterator[Any] | list[Any] = ()) -> None:  # type: ignore[assignment]
+    def __init__(self, roots: Mapping[str, Any], borders: Iterable[Any] = (), opaque: Iterable[str] = ()) -> None:
         self._found = reachable(roots, borders)
+        self._found.once += [name for name in opaque if name not in self._found.once]
+        everything = [*self._found.generators, *reachable_generators(*roots.values(), *self._found.objects)]
+        arrays = sorted(self._found.arrays, key=_bytes)
+        sizes = list(accumulate(map(_bytes, arrays)))
+        self._arrays = arrays[: bisect_right(sizes, _MOST_BYTES)]
+        self._few = bisect_right(sizes, _FEW_BYTES)
+        self._generators = list({id(generator): generator for generator in everything}.values())
 
     @property
     def irreplaceable(self) -> str:
@@ -43,14 +59,17 @@ class Sources:
         """What puts the present state back, as often as it is called.
 
         Args:
-            everything: Whether to include the contents of long containers.
+            everything: Whether to include what takes long: the contents of long containers, larger arrays, all objects
+                where there are many.
         """
         found = self._found
         undo: list[Undo] = [RandomState.capture().restore]
-        undo += [_generator(item) for item in found.generators]
-        undo += [_attributes(item) for item in found.objects]
-        undo += [_contents(item) for item in found.containers if everything or len(item) <= LONG]
-        undo += [_array(item) for item in found.arrays if item.nbytes <= _SMALL_BYTES]
+        undo += [restoring(item) for item in self._generators]
+        if everything or len(found.objects) + len(found.containers) <= _FEW_OBJECTS:
+            undo += [_attributes(item) for item in found.objects]
+            undo += [contents(item) for item in found.containers if everything or len(item) <= LONG]
+        undo += [_array(item) for item in self._arrays[: None if everything else self._few]]
+        undo += [partial(setattr, item, "value", item.value) for item in found.cells]
         undo += [_file(item) for item in found.files]
 
         def restore() -> None:
@@ -67,21 +86,6 @@ class Sources:
             yield
         finally:
             restore()
-
-
-def _generator(item: Any) -> Undo:
-    if isinstance(item, torch.Generator):
-        state = item.get_state()
-        return lambda: item.set_state(state)
-    if isinstance(item, random.Random):
-        words = item.getstate()
-        return lambda: item.setstate(words)
-    if isinstance(item, np.random.RandomState):
-        legacy = item.get_state(legacy=False)
-        return lambda: item.set_state(legacy)
-    bits = item.bit_generator if isinstance(item, np.random.Generator) else item
-    values = bits.state
-    return lambda: setattr(bits, "state", values)
 
 
 def _attributes(item: Any) -> Undo:
@@ -104,25 +108,36 @@ def put_back(table: dict[str, Any], values: dict[str, Any]) -> None:
             table[name] = value
 
 
-def _contents(item: Any) -> Undo:
-    content = item.copy()
+def contents(item: Any) -> Undo:
+    """What puts the contents of a container back; by the methods of Python's own, whatever a derived class does."""
+    if isinstance(item, dict):
+        kind = OrderedDict if isinstance(item, OrderedDict) else dict
+        entries = list(kind.items(item))
+        return lambda: (kind.clear(item), [kind.__setitem__(item, *entry) for entry in entries])
+    if isinstance(item, set):
+        members = set(item)
+        return lambda: (set.clear(item), set.update(item, members))
+    values = list(item)
+    if isinstance(item, list):
+        return lambda: list.__setitem__(item, slice(None), values)
+    return lambda: (deque.clear(item), deque.extend(item, values))
 
-    def restore() -> None:
-        if isinstance(item, list):
-            item[:] = content
-        else:
-            item.clear()
-            (item.extend if hasattr(item, "extend") else item.update)(content)
 
-    return restore
+def _bytes(item: Any) -> float:
+    """The size of an array that can be written; infinite where it cannot."""
+    if isinstance(item, Tensor):
+        plain = item.layout is torch.strided and not item.is_meta and not item.is_inference() and not item.is_nested
+        return item.numel() * item.element_size() if plain else math.inf
+    return item.nbytes if item.flags.writeable and not isinstance(item, np.memmap) else math.inf
 
 
 def _array(item: Any) -> Undo:
     if isinstance(item, Tensor):
-        tensor, value = item.detach(), item.detach().clone()
+        tensor = writable(item.detach())
+        value = tensor.clone()
         return lambda: tensor.copy_(value)
     copy = item.copy()
-    return lambda: np.copyto(item, copy) if item.flags.writeable else None
+    return lambda: np.copyto(item, copy)
 
 
 def _file(item: Any) -> Undo:

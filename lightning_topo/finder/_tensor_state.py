@@ -19,15 +19,17 @@ class TensorState:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self._memory = tensor.detach()
-        self._flat = _writable(self._memory)
-        self._value = self._flat.clone()
+        # A sparse tensor that is written gets other values, which one that it was detached from does not see.
+        self._flat = writable(self._memory) if tensor.layout is torch.strided else tensor
+        self._value = self._flat.detach().clone()
         self._requires_grad = tensor.requires_grad
         self._grad = tensor.grad
         self._grad_value = None if tensor.grad is None else tensor.grad.detach().clone()
 
     def moved(self) -> bool:
         """Whether the value is another than it was."""
-        return not torch.equal(_writable(self.tensor.detach()), self._value)
+        dense = self.tensor.layout is torch.strided
+        return dense and not torch.equal(writable(self.tensor.detach()), self._value)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -44,7 +46,7 @@ class TensorState:
             self._grad.copy_(self._grad_value)
 
 
-def _writable(tensor: Tensor) -> Tensor:
+def writable(tensor: Tensor) -> Tensor:
     """The tensor, or all memory between its first and last element where elements share memory (``expand``)."""
     if tensor.layout is not torch.strided or tensor.numel() == 0 or type(tensor) is not Tensor:
         return tensor

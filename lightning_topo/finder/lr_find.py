@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -57,10 +59,13 @@ def topological_lr_find(
         return None
     finder.require_searchable(trainer.strategy)
     attribute = finder.attribute(model, datamodule)
-    result = None
+    start, result = time.monotonic(), None
     while result is None:
         result = _search(trainer, finder, model, train_dataloaders, datamodule)
+    result = replace(result, seconds=time.monotonic() - start)  # of which launchers bring nothing back
     finder.advise(result)
+    if attribute is not None:
+        finder.tell(trainer, result, attribute, float(attribute.get()))
     finder.set(result, attribute)
     return result
 

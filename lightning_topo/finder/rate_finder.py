@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
 from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._batches import BatchStream
+from lightning_topo.finder._batches import first_with_items
 from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
@@ -21,9 +20,10 @@ from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
+from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
-from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, is_empty_batch, select_groups
 from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
@@ -32,8 +32,6 @@ _ADVICE = {
     "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
     "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
 }
-# Batches that are looked at for one that is not empty.
-_FIRST_BATCHES = 10
 
 
 class RateFinder:
@@ -59,8 +57,12 @@ class RateFinder:
         """Raise a TypeError where trials could not see what an update does to all neurons."""
         require_whole_updates(strategy, "find the learning rate under another one, or train without the finder")
 
-    def run(self, trainer: Any, module: Any, batch: Any) -> TopologicalLRResult:
-        """Search within a fit, at a training batch, and let it train at what was found."""
+    def run(self, trainer: Any, module: Any, batch: Any) -> tuple[TopologicalLRResult, RateWatch | None]:
+        """Search within a fit, at a training batch, and let it train at what was found.
+
+        Returns:
+            What was found, and what looks whether the training code undoes it, where a rate was set.
+        """
         attribute = self.attribute(module, trainer.datamodule)
         rates = BaseRates.of_run(trainer, attribute)
         signals = DeferredSignals(within=True)
@@ -73,7 +75,13 @@ class RateFinder:
 
         result = signals.during(find_and_set)
         self.advise(result)
-        return result
+        self.tell(trainer, result, attribute, rates.base_lr)
+        lr = self.suggestion(result)
+        if attribute is None or not self.options.update_attr or lr is None:
+            return result, None
+        factor = lr / rates.base_lr
+        expected = {key: [rate * factor for rate in seen] for key, seen in rates.first_seen.items()}
+        return result, RateWatch(trainer.optimizers, expected, attribute.name)
 
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
         """Where the model keeps its learning rate; None if that is nowhere and nothing is to be set.
@@ -105,17 +113,20 @@ class RateFinder:
         """
         self.require_searchable(trainer.strategy)
         _require_batches(trainer)
+        start = time.monotonic()
         run_state = RunState(trainer, module)
         say_irreplaceable(run_state, trainer.is_global_zero)
 
         def search() -> TopologicalLRResult:
-            groups, options = self._groups(trainer, module, batch, run_state), self.options
+            options = self.options
+            groups = signals.let_through(self._groups, trainer, module, batch, run_state)
             _require_moved(trainer, module, groups)
             runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders, run_state, signals)
             with SearchProgress(shown and trainer.is_global_zero) as progress:
                 return _search(options.search(), runner, trainer, signals, progress)
 
-        return surely(search, run_state.restore)
+        result = surely(search, run_state.restore)
+        return replace(result, safety=self.options.safety, seconds=time.monotonic() - start)
 
     def suggestion(self, result: TopologicalLRResult) -> float | None:
         """The rate to train at, or None where η* was not found."""
@@ -136,6 +147,24 @@ class RateFinder:
 
         surely(change, change)  # an interrupt finds all of the rates changed, or none
 
+    def tell(
+        self, trainer: Any, result: TopologicalLRResult, attribute: LearningRateAttribute | None, before: float
+    ) -> None:
+        """Say in the first process, through Lightning's logger, what was found and what was done with it."""
+        *found, spent = result.lines()
+        lr = self.suggestion(result)
+        if lr is None or attribute is None or not self.options.update_attr:
+            change = f"learning rate stays {before:.3g}"
+        else:
+            change = f"learning rate {attribute.name} was {before:.3g}, is {lr:.3g}"
+        for line in (*found, change, f"{spent}, {result.seconds:.1f} s"):
+            self.say(trainer, f"Learning-rate search: {line}")
+
+    @staticmethod
+    def say(trainer: Any, message: str) -> None:
+        """Give a message to Lightning's logger, in the first process."""
+        import_module(f"{lightning_of(trainer)}.utilities.rank_zero").rank_zero_info(message)
+
     @staticmethod
     def advise(result: TopologicalLRResult) -> None:
         """Warn where η* was not found, and say what to do about it."""
@@ -148,8 +177,8 @@ class RateFinder:
         declared = getattr(module, "example_input_array", None) is not None
         # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
         example = None if by_hand or declared else example_inputs_from_batch(module, batch)
-        if example is not None and _is_empty(batch):
-            example = example_inputs_from_batch(module, _first_with_items(trainer, run_state))
+        if example is not None and is_empty_batch(batch):
+            example = example_inputs_from_batch(module, first_with_items(trainer, run_state.sources))
         with run_state.sources.kept():
             return select_groups(module, wanted, example)
 
@@ -185,24 +214,6 @@ def _answer(trainer: Any, signals: DeferredSignals) -> None:
     # Lightning looks only after the next batch: there is to be none at a rate that nobody chose.
     if trainer.received_sigterm:
         raise import_module(f"{lightning_of(trainer)}.utilities.exceptions").SIGTERMException
-
-
-def _is_empty(batch: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in tree_leaves(batch))
-
-
-def _first_with_items(trainer: Any, run_state: RunState) -> Any:
-    """The first batch of the run that is not empty, on the module's device."""
-    stream = BatchStream(trainer, sources=run_state.sources)
-    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not _is_empty(batch)), None)
-    if batch is None:
-        raise ValueError(
-            f"expected a batch with items among the first {_FIRST_BATCHES}, to find the neurons with, but all are "
-            "empty; check the data, or set the model's example_input_array"
-        )
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _require_moved(trainer: Any, module: Any, groups: Sequence[NeuronGroup]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -38,8 +38,17 @@ class Trial:
     group: str | None = None
     steps: int = 0
 
+    @property
+    def where(self) -> str:
+        """Where and how a rate broke, in words; empty for one that held."""
+        if self.held:
+            return ""
+        if self.group is None:
+            return f"(not finite after update {self.broke_at_step})"
+        return f"(criticality {self.max_criticality:.3g} in {self.group} at update {self.broke_at_step})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TopologicalLRResult:
     """The critical learning rate η* of a training run, and the trials that bracket it.
 
@@ -48,11 +57,33 @@ class TopologicalLRResult:
             smallest broke.
         bracket: The largest rate that held (0 if none) and the smallest above it that broke (``inf`` if none).
         trials: Every trial, in the order in which they were made.
+        safety: Share of η* that is suggested, in (0, 1].
+        seconds: How long the search took; it is neither compared nor saved.
     """
 
     status: Status
     bracket: tuple[float, float]
     trials: tuple[Trial, ...]
+    safety: float = DEFAULT_SAFETY
+    seconds: float = field(default=0.0, compare=False)
+
+    def __repr__(self) -> str:
+        return "\n  ".join(["TopologicalLRResult", *self.lines()])
+
+    def lines(self) -> list[str]:
+        """What was found, in a few plain lines."""
+        low, high = self.bracket
+        broke = next((f" {trial.where}" for trial in self.trials if trial.lr == high and not trial.held), "")
+        if self.status == "not_reached":
+            found = [f"critical learning rate not reached: held at {low:.3g}, the largest that was allowed"]
+        elif self.status == "below_min":
+            found = [f"critical learning rate below {high:.3g}, the smallest that was allowed, which broke{broke}"]
+        else:
+            found = [
+                f"critical learning rate {self.critical_lr:.3g}: held at {low:.3g}, broke at {high:.3g}{broke}",
+                f"suggestion {self.suggestion():.3g}, a share of {self.safety:.3g} of it",
+            ]
+        return [*found, f"{len(self.trials)} trials, {self.total_steps} optimizer steps"]
 
     @property
     def critical_lr(self) -> float | None:
@@ -67,11 +98,11 @@ class TopologicalLRResult:
         """Optimizer steps spent on all trials."""
         return sum(trial.steps for trial in self.trials)
 
-    def suggestion(self, safety: float = DEFAULT_SAFETY) -> float | None:
+    def suggestion(self, safety: float | None = None) -> float | None:
         """Suggest a learning rate, ``safety · η*``.
 
         Args:
-            safety: Share of η*, in (0, 1].
+            safety: Share of η*, in (0, 1]; default the result's own.
 
         Returns:
             The rate, or None where η* was not found.
@@ -83,15 +114,28 @@ class TopologicalLRResult:
             >>> TopologicalLRResult("found", (0.1, 0.1), ()).suggestion()
             0.025
         """
+        safety = self.safety if safety is None else safety
         if not 0 < safety <= 1:
             raise ValueError(f"expected 0 < safety <= 1, got {safety}")
         return None if self.critical_lr is None else safety * self.critical_lr
 
-    def plot(self, ax: Axes | None = None, safety: float = DEFAULT_SAFETY) -> Axes:
-        """Plot largest κ and last loss of each trial, the bracket, η* and the suggestion; see ``plot_lr_search``."""
+    def plot(
+        self, ax: Axes | None = None, suggest: bool = True, show: bool = False, *, safety: float | None = None
+    ) -> Axes:
+        """Plot the trials near η*: their largest κ, and below it the course of their losses; see ``plot_lr_search``.
+
+        Args:
+            ax: Axes to draw on, default those of a new figure.
+            suggest: Whether to mark the suggestion.
+            show: Whether to open the figure in a window.
+            safety: Share of η* that is suggested; default the result's own.
+
+        Returns:
+            The axes of κ.
+        """
         from lightning_topo.plots.finder import plot_lr_search
 
-        return plot_lr_search(self, ax, safety=safety)
+        return plot_lr_search(self, ax, suggest=suggest, show=show, safety=safety)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as dictionaries, lists, strings and finite numbers; ``inf`` and ``nan`` become strings."""
@@ -99,6 +143,7 @@ class TopologicalLRResult:
             "status": self.status,
             "critical_lr": self.critical_lr,
             "bracket": [_encode(rate) for rate in self.bracket],
+            "safety": self.safety,
             "total_steps": self.total_steps,
             "trials": [{key: _encode(value) for key, value in asdict(trial).items()} for trial in self.trials],
         }
@@ -112,15 +157,14 @@ class TopologicalLRResult:
         """
         try:
             low, high = (float(rate) for rate in values["bracket"])
-            result = cls(values["status"], (low, high), tuple(_trial(trial) for trial in values["trials"]))
+            safety = float(values.get("safety", DEFAULT_SAFETY))
+            result = cls(values["status"], (low, high), tuple(map(_trial, values["trials"])), safety)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"expected what TopologicalLRResult.to_dict wrote, got {values!r:.80}") from error
         ends = {"found": 0 < low <= high < math.inf, "not_reached": low > 0, "below_min": low == 0 < high}
-        if not ends.get(result.status, False):
-            raise ValueError(
-                f"expected a bracket of a search that ended, got {result.status!r} and {low:g} to {high:g}"
-            )
-        return result
+        if not isinstance(result.status, str) or not ends.get(result.status, False):
+            raise ValueError(f"expected a bracket of a search that ended, got {result.status!r}, {low:g} to {high:g}")
+        return result if 0 < safety <= 1 else replace(result, safety=DEFAULT_SAFETY)
 
 
 def _trial(values: dict[str, Any]) -> Trial:

@@ -28,12 +28,14 @@ class RunIdentity:
     Attributes:
         words: Of ``"model"``, ``"optimizers"`` and ``"data"``, in words.
         objects: Weak references to the Trainer and the model.
+        settings: What the optimizers were set to besides their learning rates.
         contents: A digest of each data set's contents, or a weak reference to it, where one of them can be had.
     """
 
     words: dict[str, str]
     objects: dict[str, Any] = field(default_factory=dict)
     contents: tuple[Any, ...] = ()
+    settings: str = ""
 
     @classmethod
     def of(cls, trainer: Any, module: Any) -> RunIdentity:
@@ -48,13 +50,15 @@ class RunIdentity:
         # A data module may make its data sets anew for each fit; those that are handed over are what they are.
         source = trainer.fit_loop._data_source.instance
         handed_over = not hasattr(source, "train_dataloader")
-        return cls(words, objects, tuple(_content(item, handed_over) for item in data))
+        contents = tuple(_content(item, handed_over) for item in data)
+        return cls(words, objects, contents, _settings(trainer.optimizers))
 
     def differences(self, other: RunIdentity) -> list[str]:
         """In what another run differs: some of "Trainer", "model", "optimizers" and "data"; empty for the same run."""
         found = {name for name, words in self.words.items() if other.words.get(name, words) != words}
         if self.objects and other.objects:
-            found |= {name for name, item in self.objects.items() if item() is not other.objects[name]()}
+            found |= {name for name, item in self.objects.items() if _differ(item, other.objects[name])}
+            found |= {"optimizers"} if self.settings != other.settings else set()
             pairs = zip(self.contents, other.contents, strict=False)
             found |= {"data"} if any(_differ(*pair) for pair in pairs) else set()
         return sorted(found)
@@ -67,11 +71,29 @@ class RunIdentity:
         return RunIdentity.of(trainer, module)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Weak references cannot be pickled or copied, and an identity that has moved is of another process.
-        return {"words": self.words, "objects": {}, "contents": ()}
+        # A copy is nobody's run: whoever is given one, such as the callback of the next fold, begins another.
+        return {**self.__dict__, "objects": dict.fromkeys(self.objects, _nobody), "contents": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def _nobody() -> None:
+    """In the place of a weak reference, which cannot be copied."""
+
+
+def _settings(optimizers: Any) -> str:
+    """Hyperparameters of the optimizers, without the learning rates, which schedules and searches change."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    kept = [{name: _plain(value) for name, value in group.items() if not name.endswith("lr")} for group in groups]
+    return repr([sorted(settings.items()) for settings in kept])
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it was meant: 0 and 0.0 are the same, and a tensor or an object says nothing."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value if isinstance(item, (int, float))]
+    return float(value) if isinstance(value, (int, float)) else value if isinstance(value, str) else None
 
 
 def _model(module: Any) -> str:

@@ -29,14 +29,12 @@ class Candidates:
         i: First point of each pair, shape (K, G, m).
         j: The other.
         n_resolved: Pairs that are certainly resolved, shape (G,).
-        n_possible: Those and the pairs of which it is open, shape (G,).
     """
 
     bounds: Tensor
     i: Tensor
     j: Tensor
     n_resolved: Tensor
-    n_possible: Tensor
 
 
 def candidates(clouds: UpdateClouds, eps: float, count: int) -> Candidates:
@@ -50,62 +48,56 @@ def candidates(clouds: UpdateClouds, eps: float, count: int) -> Candidates:
         eps: Relative spacing of the numbers that the points were stored in.
         count: Pairs of each kind, m.
     """
-    terms, factors = _terms(clouds, eps)
+    terms, ratio2, cross = _terms(clouds, eps)
     _, groups, n = clouds.hashes.shape
-    parts = [_block(clouds, terms, factors, rows, count) for rows in row_blocks(groups, n, terms.device)]
-    bounds, i, j, numbers = parts[0]
+    parts = [_block(clouds, terms, ratio2, cross, rows, count) for rows in row_blocks(groups, n, terms.device)]
+    bounds, i, j, n_resolved = parts[0]
     if len(parts) > 1:
         bounds, i, j = (torch.cat(part, -1) for part in list(zip(*parts, strict=True))[:3])
         bounds, where = bounds.topk(count)
         i, j = i.gather(-1, where), j.gather(-1, where)
-        numbers = torch.stack([part[-1] for part in parts]).sum(0)
-    return Candidates(bounds, i, j, *numbers.unbind(0))
+        n_resolved = torch.stack([part[-1] for part in parts]).sum(0)
+    return Candidates(bounds, i, j, n_resolved)
 
 
-def _terms(clouds: UpdateClouds, eps: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What each point adds to -2 times the products, shape (5 or 6, G, n), and factors, each shape (G, 1, 1).
+def _terms(clouds: UpdateClouds, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What each point adds to -2 times the products, shape (6 or 7, G, n), t² and t - t², shape (G, 1, 1).
 
-    The rows: x, y, [z,] the error of x and of t² y, and what rounding leaves nothing of, of x and of y.
-    The factors: 2/t² for twice the error of y, [t - t², and one for the error of t times the growth].
+    The rows: x, y, [z,] the errors of x and y, and what rounding leaves nothing of, of x and of y.
     """
-    (x, y), ratio = clouds.squares[:2], clouds.ratio
+    ratio2 = clouds.ratio.square()
+    least = resolution(clouds.raw, eps * (1 - _SLACK))
     # What underflow took from the squares of small points counts as well.
-    least = resolution(clouds.raw + least_square(x.dtype) ** 1.25, eps * (1 - _SLACK))
-    ratio2, inverse = ratio.square(), ratio.reciprocal()
-    error = torch.addcmul(x, y, ratio2).mul_(clouds.error).add_(clouds.rounding)
-    error.add_(least[0], alpha=3 * _SLACK).add_(least_square(x.dtype))
-    terms = torch.cat([clouds.squares, error[None], least])
-    factors = [2 * inverse.square()]
-    if len(clouds.squares) == 3:
-        factors += [ratio - ratio2, inverse + 3]
-    return terms, tuple(factor[..., None] for factor in factors)
+    errors = (clouds.squares[:2] * clouds.error).add_(clouds.drift).add_(least_square(least.dtype))
+    errors[0].add_(least[0], alpha=3 * _SLACK)
+    terms = torch.cat([clouds.squares, errors, least])
+    return terms, ratio2[..., None], (clouds.ratio - ratio2)[..., None]
 
 
 def _block(
-    clouds: UpdateClouds, terms: Tensor, factors: tuple[Tensor, ...], rows: slice, count: int
+    clouds: UpdateClouds, terms: Tensor, ratio2: Tensor, cross: Tensor, rows: slice, count: int
 ) -> tuple[Tensor, ...]:
-    """Bounds, i and j of the best pairs of some rows and the columns from the first of them on, and their numbers."""
+    """Bounds, i and j of the best pairs of some rows and the columns from the first of them on, and their number."""
     points, kinds = clouds.points, len(clouds.points)
     columns = slice(rows.start, None)
     sums = terms[:, :, rows, None] + terms[:, :, None, columns]
     subtract_products(sums[:kinds].flatten(0, 1), points[:, :, rows].flatten(0, 1), points[:, :, columns].flatten(0, 1))
-    (x, y), (error, least_before, least_after) = sums[:2], sums[-3:]
+    (x, y), (x_error, y_error, least_before, least_after) = sums[:2].unbind(0), sums[-4:].unbind(0)
     together, still = (clouds.hashes[:, :, rows, None] == clouds.hashes[:, :, None, columns]).unbind(0)
     values = torch.empty_like(sums[: kinds + 1] if kinds == 3 else sums[:2])
-    bounds, opened = values[:-1], values[-1]
-    y_error = error * factors[0]  # twice, from the lower bound to the upper one
+    bounds = values[:-1]
     still &= y <= y_error
-    y_high = torch.add(y, y_error, alpha=0.5, out=bounds[0])
-    if kinds == 3:
-        growth, growth_error = sums[2].sub_(x).addcmul_(y, factors[1]), error * factors[2]
-        torch.add(growth, growth_error, out=bounds[1])
-        torch.sub(growth_error, growth, out=bounds[2])
-    x_low, x_high = x - error, error.add_(x)
+    y_high = torch.add(y, y_error, out=bounds[0])
+    if kinds == 3:  # the error of z is at most twice those of x and t² y
+        growth, error = sums[2].sub_(x).addcmul_(y, cross), torch.addcmul(x_error, y_error, ratio2)
+        torch.add(growth, error, alpha=4.0, out=bounds[1])
+        torch.sub(bounds[1], growth, alpha=2.0, out=bounds[2])
+    x_low, x_high = x - x_error, x_error.add_(x)
 
     flags = torch.empty_like(sums[:2], dtype=torch.bool)
     resolved, possible = flags.unbind(0)
     torch.ge(y_high, least_after, out=possible)
-    torch.ge(y_high, y_error.add_(least_after, alpha=1 + 3 * _SLACK), out=resolved)
+    torch.ge(y, y_error.add_(least_after, alpha=1 + 3 * _SLACK), out=resolved)
     flags |= still
     resolved &= x_low > least_before
     torch.gt(possible, together, out=possible).logical_and_(x_high > least_before)
@@ -118,8 +110,8 @@ def _block(
     else:
         bounds.div_(x_low)
     bounds.masked_fill_(~resolved, -math.inf)
-    opened.copy_(possible ^ resolved)
-    return *_largest(values, rows.start, count), flags.sum((-2, -1))
+    torch.gt(possible, resolved, out=values[-1])
+    return *_largest(values, rows.start, count), resolved.sum((-2, -1))
 
 
 def _largest(values: Tensor, start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

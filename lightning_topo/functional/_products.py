@@ -29,18 +29,19 @@ _DEVICE_BLOCK_ELEMENTS = 2**25
 
 @dataclass(frozen=True)
 class UpdateClouds:
-    """Clouds before an update, the update, and a sum of both, each relative to its mean, in units of the points' size.
+    """Clouds before an update, the update, and a sum of both, relative to means that are large, in units of their size.
 
     Attributes:
         points: Before, update u and, with ``crossed``, before + t u, shape (2 or 3, G, n, D).
         squares: Their squared lengths, shape (2 or 3, G, n).
         raw: Squared lengths of the points before and after themselves, shape (2, G, n).
-        ratio: t, the size of the cloud over that of its update, shape (G, 1).
-        rounding: What the update's own rounding adds to a squared distance of clouds and t u, shape (G, n).
-        unit: Size of the points, shape (G, 1, 1): a power of two.
+        ratio: t, the size of the cloud over that of its update, at least 1, shape (G, 1).
+        drift: Error of the squares of the points and their updates because the update itself is rounded relative to
+            what it is and not relative to its mean, shape (2, G, n).
+        size: The largest coordinate before or after, not finite where one is not, shape (G,).
+        unit: A power of two below it, shape (G, 1, 1).
         hashes: Equal for points, and for displacements, whose coordinates are all equal, and else rarely: shape
             (2, G, n).
-        finite: Whether all coordinates of a group are finite, shape (G,).
         error: What a product's rounding adds to a squared distance, relative to the sum of the two squared lengths.
     """
 
@@ -48,10 +49,10 @@ class UpdateClouds:
     squares: Tensor
     raw: Tensor
     ratio: Tensor
-    rounding: Tensor
+    drift: Tensor
+    size: Tensor
     unit: Tensor
     hashes: Tensor
-    finite: Tensor
     error: float
 
 
@@ -75,31 +76,40 @@ def update_clouds(before: Tensor, after: Tensor, crossed: bool = True) -> Update
     """
     groups, n, dimension = before.shape
     dtype = product_dtype(before, after)
-    x = before.new_empty(2 + crossed, groups, n, dimension, dtype=dtype)
-    pair = x[:2]
-    p, u = pair.unbind(0)
+    x = before.new_empty(3, groups, n, dimension, dtype=dtype)
+    scratch = torch.empty_like(x)  # used again and again: new memory costs more than the arithmetic
+    p, u, z = x.unbind(0)
     torch.add(before.detach(), 0.0, out=p)  # no negative zeros: equal numbers have equal bits
-    u.copy_(after.detach())
-    size = largest(pair, (0, 2, 3))
+    torch.add(after.detach(), 0.0, out=z)
+    size = largest(x[::2], (0, 2, 3), scratch[::2])
     unit = power_of_two(size)[:, None, None]
-    pair.div_(unit)
-    raw = squared_lengths(pair)
-    u.sub_(p)
-    equal = hashes(pair)
-    mean = pair.mean(-2, keepdim=True)
-    pair.sub_(mean)
-    squares = squared_lengths(pair)
+    x[::2].div_(unit)
+    torch.sub(z, p, out=u)
+    raw, pair = squared_lengths(x, scratch), x[:2]
+    equal = hashes(pair, scratch[:2])
+    mean = _large(pair.mean(-2), raw[:2])
+    pair.sub_(mean[:, :, None])
+    squares = squared_lengths(pair, scratch[:2])
     lengths = squares.sqrt()
     sizes = lengths.amax(-1, keepdim=True).clamp_min_(smallest_size(dtype))
-    ratio = sizes[0] / sizes[1]
-    # The update was rounded relative to its coordinates, not to those from the mean.
-    longest = (torch.linalg.vector_norm(mean[1], dim=-1) + sizes[1]).mul_(ratio)
-    rounding = torch.addcmul(lengths[0], lengths[1], ratio).mul_(longest).mul_(4 * torch.finfo(dtype).eps)
+    torch.maximum(*sizes.unbind(0), out=sizes[0])
+    ratios = sizes / sizes[1]  # t and 1
+    ratio = ratios[0]
+    common = torch.linalg.vector_norm(mean[1], dim=-1, keepdim=True).mul_(4 * torch.finfo(dtype).eps)
+    drift = lengths.mul_(ratios * common)
     if crossed:
-        torch.addcmul(p, u, ratio[..., None], out=x[2])
-        squares = torch.cat([squares, squared_lengths(x[2:])])
+        torch.addcmul(p, u, ratio[..., None], out=z)
+        squares = torch.cat([squares, squared_lengths(x[2:], scratch[2:])])
     error = relative_error(dtype, dimension, before.device.type)
-    return UpdateClouds(x, squares, raw, ratio, rounding, unit, equal, size.isfinite(), error)
+    return UpdateClouds(x if crossed else pair, squares, raw[::2], ratio, drift, size, unit, equal, error)
+
+
+def _large(mean: Tensor, squares: Tensor) -> Tensor:
+    """The mean of each cloud, shape (2, G, D), 0 where it is small against the points, of squared lengths (2, G, n).
+
+    To take it off would leave points that are near zero, as are the updates of dead neurons, without their digits.
+    """
+    return mean.mul_(mean.square().sum(-1, keepdim=True) > 0.25 * squares.mean(-1, keepdim=True))
 
 
 def relative_error(dtype: torch.dtype, dimension: int, device_type: str) -> float:
@@ -147,17 +157,18 @@ def row_blocks(groups: int, n: int, device: torch.device) -> list[slice]:
     return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
-def largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def largest(x: Tensor, dims: tuple[int, ...], scratch: Tensor | None = None) -> Tensor:
     """The largest absolute value over some dimensions; of what is not finite, what is not finite."""
     if x.device.type == "cpu":
-        return x.abs().amax(dims)  # twenty times as fast as the norm there
+        out = scratch if scratch is not None and scratch.dtype == x.dtype else None
+        return torch.abs(x, out=out).amax(dims)  # twenty times as fast as the norm there
     return torch.linalg.vector_norm(x, math.inf, dims)
 
 
-def squared_lengths(x: Tensor) -> Tensor:
+def squared_lengths(x: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Sums of squares over the last dimension, right to a few roundings."""
     if x.device.type == "cpu":
-        return x.square().sum(-1)  # in pairs, where the norm adds one term after the other
+        return torch.mul(x, x, out=scratch).sum(-1)  # in pairs, where the norm adds one term after the other
     return torch.linalg.vector_norm(x, dim=-1).square_()
 
 
@@ -176,17 +187,18 @@ def least_square(dtype: torch.dtype) -> float:
 
 def mixed_integers(count: int, device: torch.device) -> Tensor:
     """So many integers of 32 bits without a pattern, always the same, made where they are needed."""
-    x = torch.arange(1, count + 1, device=device).mul_(0x9E3779B97F4A7C1)
+    # No number is twice another one, for that would show in the result.
+    x = torch.arange(2**40, 2**40 + count, device=device).mul_(0x9E3779B97F4A7C1)
     return x.bitwise_xor_(x >> 29).mul_(0x2545F4914F6CDD1D).__rshift__(31).to(torch.int32)
 
 
-def hashes(points: Tensor) -> Tensor:
+def hashes(points: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Numbers of 32 bits that are equal for points whose coordinates are all equal, and else rarely, shape (..., n)."""
     bits = points.view(torch.int32)
-    count = bits.shape[-1]
-    factors = torch.arange(0x9E3779B1, 0x9E3779B1 * (count + 1), 0x9E3779B1, device=points.device).to(torch.int32)
-    bits = bits.bitwise_xor(bits >> 15)  # the low bits of numbers in half precision are all zero
-    return bits.mul_(factors.mul_(factors)).sum(-1, dtype=torch.int32)
+    factors = mixed_integers(bits.shape[-1], points.device)
+    # The low bits of numbers in half precision are all zero.
+    mixed = torch.bitwise_right_shift(bits, 15, out=None if scratch is None else scratch.view(torch.int32))
+    return mixed.bitwise_xor_(bits).mul_(factors).sum(-1, dtype=torch.int32)
 
 
 def _kept(dtype: torch.dtype) -> bool:

@@ -27,12 +27,12 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     with lower = min r, upper = max r, so that 1 - κ <= lower and upper <= 1 + κ. For an update at learning rate η
     the critical learning rate is η* = η / κ (arXiv 2510.02670, section 3).
 
-    The three extremes are right to float64 rounding: of large clouds, products in single precision tell which pairs may
-    attain them, as far as their error allows, and these are evaluated from the differences; small clouds, and those of
-    which this leaves too many pairs, are evaluated in float64. The points themselves are rounded: each coordinate of
-    ``after`` is off by up to ``eps / 2`` of itself. A pair counts only when |u_i - u_j| is 0 or at least 4 times that
-    error, (eps / 2)·sqrt(|p_i'|² + |p_j'|²), and |p_i - p_j| is more than 4 times the same error of ``before``; the
-    others are left out and counted.
+    The three extremes are right to 1e-7, of small clouds to float64 rounding. In large ones, products in single
+    precision tell which pairs may attain them, as far as their error allows, and these are evaluated from the
+    differences; small clouds, and those of which this leaves too many pairs, are evaluated in float64. The points
+    themselves are rounded: each coordinate of ``after`` is off by up to ``eps / 2`` of itself. A pair counts only when
+    |u_i - u_j| is 0 or at least 4 times that error, (eps / 2)·sqrt(|p_i'|² + |p_j'|²), and |p_i - p_j| is more than 4
+    times the same error of ``before``; the others are left out and counted.
 
     Memory: five float64 copies of the points at the most, and blocks of a few tens of MiB.
 
@@ -45,7 +45,8 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
         The constants, as Python numbers.
 
     Raises:
-        ValueError: When the shapes differ or are not (n, D), or a value is not finite.
+        TypeError: When ``before`` or ``after`` is no tensor.
+        ValueError: When the shapes differ or are not (n, D) with D >= 1, or a value is not finite.
 
     Example:
         >>> import torch
@@ -72,11 +73,19 @@ def _is_large(points: Tensor) -> bool:
 
 
 def _validate(before: Tensor, after: Tensor) -> None:
+    for points in (before, after):
+        if not isinstance(points, Tensor):
+            raise TypeError(
+                f"bi_lipschitz expects two tensors of shape (n, D), but got a {type(points).__name__}: convert it with "
+                "torch.as_tensor."
+            )
     if before.ndim != 2 or before.shape != after.shape:
         raise ValueError(
             "bi_lipschitz expects two clouds of the same shape (n, D), "
             f"but got {tuple(before.shape)} and {tuple(after.shape)}."
         )
+    if before.shape[1] == 0:
+        raise ValueError(f"bi_lipschitz expects points with at least one coordinate, but got {tuple(before.shape)}.")
     if not (before.is_floating_point() and after.is_floating_point()):
         raise ValueError(f"bi_lipschitz expects floating-point clouds, but got {before.dtype} and {after.dtype}.")
     if not bool(before.isfinite().all() & after.isfinite().all()):

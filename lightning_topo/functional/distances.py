@@ -29,12 +29,19 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
         The same points in float64, on the same device (on the CPU for MPS, which has no float64).
 
     Raises:
+        TypeError: When it is no tensor.
         ValueError: When the shape is not (n, D) with n >= 1 and D >= 1, the type is not floating point, or a value is
             not finite or above 1e150 in absolute value.
     """
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"{caller} expects a tensor of shape (n, D), but got a {type(points).__name__}: convert it with "
+            "torch.as_tensor."
+        )
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(
-            f"{caller} expects a cloud of shape (n, D) with at least one point, but got shape {tuple(points.shape)}."
+            f"{caller} expects a cloud of shape (n, D) with at least one point and one coordinate, but got shape "
+            f"{tuple(points.shape)}."
         )
     if not points.is_floating_point():
         raise ValueError(f"{caller} expects floating-point points, but got {points.dtype}: convert them with .float().")

@@ -69,16 +69,18 @@ def _images(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, floa
     groups, n, dimension = before.shape
     dtype = product_dtype(before, after)
     width = dimension if dimension <= 2 * _SKETCH_DIMENSION else _SKETCH_DIMENSION
-    integers = mixed_integers(dimension, before.device)
-    size = torch.maximum(before.abs().amax((1, 2)), after.abs().amax((1, 2))).to(dtype)
-    signs = integers.sign().to(dtype) / power_of_two(size)[:, None, None]
-    p, q = before * signs, after * signs
-    raw = torch.stack([squared_lengths(p), squared_lengths(q)])
-    images = p.new_empty(3, groups, n, width)
-    equal = hashes(p)
+    # New memory costs more than the arithmetic.
+    p, q, scratch = before.new_empty(3, groups, n, dimension, dtype=dtype).unbind(0)
+    size = torch.maximum(largest(before, (1, 2), scratch), largest(after, (1, 2), scratch)).to(dtype)
+    signs = mixed_integers(dimension, before.device).sign().to(dtype) / power_of_two(size)[:, None, None]
+    torch.mul(before, signs, out=p)
+    torch.mul(after, signs, out=q)
+    raw = torch.stack([squared_lengths(p, scratch), squared_lengths(q, scratch)])
+    equal = hashes(p, scratch)
     q.sub_(p)
-    for part, image in zip((p, q), images, strict=False):
-        _fold(part, image)
+    images = p.new_empty(3, groups, n, width)
+    _fold(p, images[0])
+    _fold(q, images[1])
     return images, raw, equal, relative_error(dtype, width, before.device.type)
 
 
@@ -115,13 +117,12 @@ def _scores(x: Tensor, terms: Tensor, ratio: Tensor, equal: Tensor) -> Tensor:
         d2, u2, change, least_before, least_after = sums.unbind(0)
         hidden = (u2 < least_after) | (equal[:, rows, None] == equal[:, None, columns])
         change.sub_(d2).addcmul_(u2, -ratio)
-        torch.neg(change, out=least_after)
         # Of pairs closer than products tell, the distance is taken for what they tell: these are of interest.
         d2.clamp_min_(least_before)
-        for score, part in zip(scores, (u2, change, least_after), strict=True):
-            part.div_(d2).masked_fill_(hidden, 0.0)
-            for mine, axis in ((score[:, rows], -1), (score[:, columns], -2)):
-                torch.maximum(mine, part.amax(axis), out=mine)
+        torch.neg(change, out=least_before)
+        found = sums[1:4].div_(d2).masked_fill_(hidden, 0.0)
+        for mine, axis in ((scores[:, :, rows], -1), (scores[:, :, columns], -2)):
+            torch.maximum(mine, found.amax(axis), out=mine)
     return scores
 
 

@@ -63,8 +63,8 @@ def sharpness(
         the parameters, negative for a strictly concave one, and NaN when the loss or a second derivative is not finite.
 
     Raises:
-        ValueError: If no parameter needs a gradient, or one that does is complex, or the loss is no scalar, has no
-            graph, or depends on none of the parameters, or an option is out of range.
+        ValueError: If no parameter needs a gradient, or one that does is complex or has a sparse gradient, or the loss
+            is no scalar, has no graph, or depends on none of the parameters, or an option is out of range.
         RuntimeError: If an operation of the loss has no second derivative.
 
     Example:
@@ -202,6 +202,13 @@ def _gradients(loss: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor | None,
     gradients = torch.autograd.grad(loss.sum(), params, create_graph=True, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         raise ValueError(f"the loss depends on none of the {len(params)} parameters; pass those it was computed from")
+    for param, gradient in zip(params, gradients, strict=True):
+        if gradient is not None and gradient.layout != torch.strided:
+            raise ValueError(
+                f"expected dense gradients, got a {gradient.layout} one of the parameter of shape {tuple(param.shape)},"
+                " which has no second derivative; make it dense, e.g. by torch.nn.Embedding(..., sparse=False), or"
+                " leave that parameter out for the sharpness of the others"
+            )
     return gradients
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,39 +27,77 @@ _POINTS_FOR_ONE = 4
 _MANY_COORDINATES = 4096
 
 
-@dataclass(frozen=True)
+# The columns of the table: κ, the largest ratio and minus the smallest, the pair, bounds of what was left out (of κ²,
+# of t times the growth of the squared distance, of its shrinking, and of an open pair), pairs that are not certainly
+# resolved, and those of them that are, t, and the size of the points.
+_CRITICALITY, _UPPER, _LOWER, _I, _J = range(5)
+_CRITICAL, _GROWTH, _SHRINKING, _OPEN = range(5, 9)
+_UNRESOLVED, _SETTLED, _RATIO, _SIZE = range(9, 13)
+_COLUMNS = 13
+# Squares are right to this share of themselves.
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
 class UpdateConstants:
-    """Constants of an update of G clouds, as tensors on the points' device.
+    """Constants of an update of G clouds, as tensors on the points' device that are made when they are asked for.
 
     Attributes:
-        criticality: κ = max |u_i - u_j| / |p_i - p_j|, shape (G,); ``nan`` where no pair is resolved.
-        lower: Smallest ratio of distances after and before, shape (G,).
-        upper: Largest ratio of distances after and before, shape (G,).
-        pair: The two neurons i < j that attain the criticality, shape (G, 2); -1 where no pair is resolved.
-        n_unresolved: Pairs that rounding leaves nothing of, shape (G,).
-        finite: Whether all coordinates are finite, shape (G,). Where not, the constants are ``nan``.
-        certain: Whether the constants and the number are those of all pairs, shape (G,). Where not, they are those
-            of some pairs: evaluate the cloud by ``exact_constants``.
+        table: All that was found, shape (G, 13), so that one copy brings it to the host, for ``unpack``.
     """
 
-    criticality: Tensor
-    lower: Tensor
-    upper: Tensor
-    pair: Tensor
-    n_unresolved: Tensor
-    finite: Tensor
-    certain: Tensor
+    table: Tensor
+
+    @property
+    def criticality(self) -> Tensor:
+        """κ = max |u_i - u_j| / |p_i - p_j|, shape (G,); ``nan`` where no pair is resolved."""
+        return self._shown(self.table[:, _CRITICALITY])
+
+    @property
+    def lower(self) -> Tensor:
+        """Smallest ratio of distances after and before, shape (G,)."""
+        return self._shown(-self.table[:, _LOWER])
+
+    @property
+    def upper(self) -> Tensor:
+        """Largest ratio of distances after and before, shape (G,)."""
+        return self._shown(self.table[:, _UPPER])
+
+    @property
+    def pair(self) -> Tensor:
+        """The two neurons i < j that attain the criticality, shape (G, 2); -1 where no pair is resolved."""
+        pairs = self.table[:, _I : _J + 1].long().sort(-1).values
+        return pairs.masked_fill(self.criticality.isnan()[:, None], -1)
+
+    @property
+    def n_unresolved(self) -> Tensor:
+        """Pairs that rounding leaves nothing of, shape (G,)."""
+        return (self.table[:, _UNRESOLVED] - self.table[:, _SETTLED]).long()
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether all coordinates are finite, shape (G,). Where not, the constants are ``nan``."""
+        return self.table[:, _SIZE].isfinite()
+
+    @property
+    def certain(self) -> Tensor:
+        """Whether the constants and the number are those of all pairs, shape (G,).
+
+        Where not, they are those of some pairs: evaluate the cloud by ``exact_constants``.
+        """
+        return _is_certain(self.table.unbind(1)) | ~self.finite
 
     def packed(self) -> Tensor:
-        """All of it in one tensor, shape (G, 8), so that one copy brings it to the host."""
-        pairs = self.pair.unbind(-1)
-        columns = (self.criticality, self.lower, self.upper, *pairs, self.n_unresolved, self.finite, self.certain)
-        return torch.stack([column.to(self.criticality.dtype) for column in columns], dim=-1)
+        """The table."""
+        return self.table
 
     @staticmethod
     def unpack(rows: Sequence[Sequence[float]]) -> list[tuple[BiLipschitz, bool, bool]]:
         """Constants of each cloud, whether it is finite, and if they are certain, from ``packed().tolist()``."""
-        return [_unpacked(*row) for row in rows]
+        return [_unpacked(row) for row in rows]
+
+    def _shown(self, values: Tensor) -> Tensor:
+        return values.masked_fill(~(self.finite & values.isfinite()), math.nan)
 
 
 def update_constants(before: Tensor, after: Tensor, eps: float) -> UpdateConstants:
@@ -98,79 +137,97 @@ def _constants(before: Tensor, after: Tensor, eps: float, crossed: bool) -> Upda
 
 def _without_pairs(before: Tensor, after: Tensor) -> UpdateConstants:
     groups, n, _ = before.shape
-    nan = before.new_full((groups,), math.nan, dtype=_exact_dtype(before))
-    number = torch.full((groups,), n * (n - 1) // 2, device=before.device)
-    finite = (before.isfinite() & after.isfinite()).all(-1).all(-1)
-    pair = torch.full((groups, 2), -1, device=before.device)
-    return UpdateConstants(nan, nan, nan, pair, number, finite, torch.ones_like(finite))
+    table = before.new_full((groups, _COLUMNS), -math.inf, dtype=_exact_dtype(before))
+    table[:, _OPEN:] = 0.0
+    table[:, _UNRESOLVED] = n * (n - 1) // 2
+    table[:, _RATIO] = 1.0
+    # Zero times a coordinate is finite where it is.
+    table[:, _SIZE] = (before.detach().to(table) * 0.0).sum((1, 2)) + (after.detach().to(table) * 0.0).sum((1, 2))
+    return UpdateConstants(table)
 
 
 def _evaluated(
     before: Tensor, after: Tensor, eps: float, clouds: UpdateClouds, found: Candidates, count: int
 ) -> UpdateConstants:
-    groups, n, _ = before.shape
-    pairs = torch.stack([found.i[..., :count], found.j[..., :count]]).permute(2, 0, 1, 3)
-    pairs = pairs.clone(memory_format=torch.contiguous_format).view(groups, 2, -1)
-    resolved, ratios = _evaluated_pairs(before, after, eps, clouds.unit, pairs)
-    settled = resolved[:, -count:] & (found.bounds[-1, :, :count] > 0)
-    n_unresolved = n * (n - 1) // 2 - (found.n_resolved + settled.sum(-1))
-    hidden = ~(resolved & clouds.finite[:, None])
-    # The criticality and, with crossed clouds, the largest ratio and minus the smallest.
-    kinds = len(found.bounds) - 1
-    values = torch.cat([ratios, -ratios[1:]]) if kinds == 3 else ratios[:1]
+    n = before.shape[1]
+    pairs = torch.stack([where[..., :count].transpose(0, 1) for where in (found.i, found.j)], dim=1).flatten(2)
+    hidden, ratios = _evaluated_pairs(before, after, eps, clouds.unit, pairs)
+    settled = (found.bounds[-1, :, :count] > hidden[:, -count:]).sum(-1)  # open ones that are resolved
+    crossed = len(found.bounds) == 4
+    values = torch.cat([ratios, -ratios[1:]]) if crossed else ratios[:1]
     best, where = values.masked_fill_(hidden, -math.inf).max(-1)
-    certain = _nothing_is_above(best, found.bounds[:-1, :, count], clouds.ratio[:, 0])
-    certain = (certain & (found.n_possible - found.n_resolved <= count)) | ~clouds.finite
-    none = best == -math.inf
-    best.masked_fill_(none, math.nan)
-    pair = pairs.gather(2, where[0, :, None, None].expand(-1, 2, 1))[..., 0].masked_fill_(none[0, :, None], -1)
-    lower, upper = (-best[2], best[1]) if kinds == 3 else (torch.full_like(best[0], math.nan),) * 2
-    return UpdateConstants(best[0], lower, upper, pair, n_unresolved, clouds.finite, certain)
-
-
-def _nothing_is_above(best: Tensor, bounds: Tensor, ratio: Tensor) -> Tensor:
-    """Whether no pair that was left out may have a larger value, for all kinds, shape (G,).
-
-    Args:
-        best: The criticality, the largest ratio and minus the smallest, shape (1 or 3, G).
-        bounds: Of its square, of t times the growth of the squared distance, and of its shrinking, same shape.
-        ratio: t, shape (G,).
-    """
-    squares = best.square()
-    squares[1:].sub_(1.0).mul_(ratio)
-    squares[2:].neg_()
-    certain = squares >= bounds
-    certain[2:] |= best[2:] == 0  # distances do not get smaller than nothing
-    return certain.all(0)
+    pair = pairs.gather(2, where[0, :, None, None].expand(-1, 2, 1))[..., 0]
+    numbers = (n * (n - 1) // 2 - found.n_resolved, settled, clouds.ratio[:, 0], clouds.size)
+    bounds = found.bounds[..., count]
+    if crossed:
+        columns = [best, pair.T, bounds, *(number[None] for number in numbers)]
+    else:
+        nothing = best.new_full((2, len(before)), math.nan)
+        columns = [best, nothing, pair.T, bounds[:1], nothing, bounds[1:], *(number[None] for number in numbers)]
+    return UpdateConstants(torch.cat(columns).T)
 
 
 def _evaluated_pairs(before: Tensor, after: Tensor, eps: float, unit: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether pairs are resolved, shape (G, m), and |u_i - u_j| and |p_i' - p_j'| over |p_i - p_j|, shape (2, G, m)."""
+    """Whether pairs are lost in rounding, shape (G, m), and |u_i - u_j| and |p_i' - p_j'| over |p_i - p_j|, (2, G, m).
+
+    Args:
+        before: Points before the update, shape (G, n, D).
+        after: The same after it.
+        eps: Relative spacing of the numbers that they are stored in.
+        unit: Their size, shape (G, 1, 1).
+        pairs: Indices, shape (G, 2, m).
+    """
     groups, _, m = pairs.shape
     n, dimension = before.shape[1:]
-    first = torch.arange(0, groups * n, n, device=before.device)[:, None, None]
-    rows = (pairs + first).flatten()
     x = before.new_empty(3, groups, 2, m, dimension, dtype=_exact_dtype(before))
     u, p, q = x.unbind(0)
-    for cloud, points in ((p, before), (q, after)):
-        cloud.copy_(points.flatten(0, 1).index_select(0, rows).view_as(cloud))
+    rows = pairs.flatten(1)
+    if dimension >= _MANY_COORDINATES:  # rows are copied whole
+        first = torch.arange(0, groups * n, n, device=before.device)[:, None]
+        rows = (rows + first).flatten()
+        chosen = [cloud.detach().flatten(0, 1).index_select(0, rows) for cloud in (before, after)]
+    else:
+        rows = rows[..., None].expand(-1, -1, dimension)
+        chosen = [cloud.detach().gather(1, rows) for cloud in (before, after)]
+    p.copy_(chosen[0].view_as(p))
+    q.copy_(chosen[1].view_as(q))
     if x.dtype != torch.float64:  # squares would not fit
         x[1:].div_(unit[..., None])
     torch.sub(q, p, out=u)
     lengths = torch.linalg.vector_norm(x[:, :, 0] - x[:, :, 1], dim=-1)
     moved, distance, _ = lengths.unbind(0)
     least_before, least_after = torch.linalg.vector_norm(x[1:], dim=(2, 4)).mul_(relative_resolution(eps)).unbind(0)
-    resolved = ((moved >= least_after) | (moved == 0)) & (distance > least_before)
-    return resolved, lengths[::2] / distance
+    hidden = ((moved < least_after) & (moved != 0)) | (distance <= least_before)
+    return hidden, lengths[::2] / distance
+
+
+def _is_certain(row: Sequence[Any]) -> Any:
+    """Whether no pair that was left out may have a larger value: of a row of the table, or of its columns.
+
+    Larger by more than a share of 1e-7, which is far below what training shows, and what equal ratios need: those of
+    neurons that shrink by weight decay alone. Without the bounds of growth and shrinking, which are ``nan`` then, it is
+    so of the criticality.
+    """
+    growth, shrinking, ratio = row[_GROWTH], row[_SHRINKING], row[_RATIO]
+    largest = (row[_CRITICALITY] * row[_CRITICALITY] * (1 + _TOLERANCE) >= row[_CRITICAL]) & (row[_OPEN] <= 0)
+    grown = ((row[_UPPER] * row[_UPPER] * (1 + _TOLERANCE) - 1) * ratio >= growth) | (growth != growth)
+    shrunk = ((1 - row[_LOWER] * row[_LOWER] * (1 - _TOLERANCE)) * ratio >= shrinking) | (shrinking != shrinking)
+    # Distances do not get smaller than nothing.
+    return largest & grown & (shrunk | (row[_LOWER] == 0))
 
 
 def _exact_dtype(points: Tensor) -> torch.dtype:
     return torch.float32 if points.device.type == "mps" else torch.float64
 
 
-def _unpacked(*row: float) -> tuple[BiLipschitz, bool, bool]:
-    criticality, lower, upper, i, j, n_unresolved, finite, certain = row
-    distortion = upper / lower if lower != 0 else math.inf
-    pair = (int(i), int(j)) if i >= 0 else None
-    constants = BiLipschitz(lower, upper, distortion, criticality, pair, int(n_unresolved))
-    return constants, bool(finite), bool(certain)
+def _unpacked(row: Sequence[float]) -> tuple[BiLipschitz, bool, bool]:
+    finite = math.isfinite(row[_SIZE])
+    n_unresolved = int(row[_UNRESOLVED] - row[_SETTLED])
+    if not finite or row[_CRITICALITY] == -math.inf:
+        constants = BiLipschitz(math.nan, math.nan, math.nan, math.nan, None, n_unresolved)
+    else:
+        lower, upper = -row[_LOWER], row[_UPPER]
+        distortion = upper / lower if lower != 0 else math.inf
+        i, j = sorted((int(row[_I]), int(row[_J])))
+        constants = BiLipschitz(lower, upper, distortion, row[_CRITICALITY], (i, j), n_unresolved)
+    return constants, finite, not finite or bool(_is_certain(row))

@@ -1,17 +1,24 @@
-"""The trials of a learning-rate search: criticality and final loss against the rate."""
+"""The trials of a learning-rate search near its answer: criticality against the rate, and the course of the losses."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lightning_topo.plots._style import GREY, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 _HELD, _BROKEN, _RATE = "#0072B2", "#D55E00", "#009E73"
+# Rates that are shown, over the ends of the bracket: farther trials only show the way that the search came.
+_ABOVE, _BELOW = 4.0, 1.5
+# Losses that are shown, over the largest of a trial that held: a loss that diverges leaves the picture.
+_TALLEST = 3.0
 
 
 class _Trial(Protocol):
@@ -32,51 +39,106 @@ class _Result(Protocol):
     def bracket(self) -> tuple[float, float]: ...
     @property
     def critical_lr(self) -> float | None: ...
-    def suggestion(self, safety: float) -> float | None: ...
+    def suggestion(self, safety: float | None) -> float | None: ...
 
 
-def plot_lr_search(result: _Result, ax: Axes | None = None, *, safety: float = 0.25) -> Axes:
-    r"""Plot the trials of a search for the critical learning rate.
+def plot_lr_search(
+    result: _Result,
+    ax: Axes | None = None,
+    *,
+    suggest: bool = True,
+    show: bool = False,
+    safety: float | None = None,
+) -> Axes:
+    r"""Plot a search for the critical learning rate, near its answer.
 
-    Each trial is the point (η, largest κ); it broke where κ >= 1, above the dashed line. Trials without a finite κ lie
-    on the upper edge. Crosses are the last training loss of each trial, on the right axis. The band is the bracket of
-    η*, the solid line η*, the dotted one the suggestion ``safety`` · η*. All axes are logarithmic.
+    Above, each trial is the point (η, largest κ) on logarithmic axes; it broke where κ >= 1, above the dashed line.
+    Trials without a finite κ lie on the upper edge. The band is the bracket of η*, the solid line η*, the dotted one
+    the suggestion. Trials at rates far above are left out, and counted at the right edge. Below, the course of each of
+    these trials' losses, the darker the nearer its rate to η*; a cross is where a trial broke.
 
     Args:
         result: A ``TopologicalLRResult``.
-        ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
-        safety: Share of η* that is suggested.
+        ax: Axes to draw on, whose lower half makes room for the losses; default a new figure of 640x480 pixels, which
+            is ``ax.figure``.
+        suggest: Whether to mark the suggestion.
+        show: Whether to open the figure in a window, as ``pyplot.show`` does.
+        safety: Share of η* that is suggested; default the result's own.
 
     Returns:
-        The axes of κ.
+        The axes of κ; as the last value of a notebook's cell it is shown.
 
     Example:
         >>> from lightning_topo.finder import TopologicalLRResult, Trial
-        >>> trials = (Trial(0.3, False, 2, 9.0, (2.3, 4.0)), Trial(0.1, True, None, 0.8, (2.3, 0.4)))
+        >>> trials = (Trial(0.11, False, 2, 9.0, (2.3, 4.0)), Trial(0.1, True, None, 0.8, (2.3, 0.4)))
         >>> ax = plot_lr_search(TopologicalLRResult("found", (0.1, 0.11), trials))
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['held', 'broke', 'last loss', 'η* = 0.105', 'suggestion 0.0262']
+        ['held', 'broke', 'η* = 0.105', 'suggestion 0.0262']
     """
-    ax = new_axes(right=0.87, bottom=0.24) if ax is None else ax
-    losses = ax.twinx()
-    ax.set_zorder(losses.get_zorder() + 1)
-    ax.patch.set_visible(False)
-    ax.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="largest criticality κ")
-    losses.set(yscale="log", ylabel="last training loss")
-    losses.yaxis.label.set_color(GREY)
-    losses.tick_params(axis="y", which="both", colors=GREY)
-
-    handles = [*_draw_trials(ax, result.trials), *_draw_losses(losses, result.trials)]
+    ax = _axes(show) if ax is None else ax
+    below = _lower_half(ax)
+    low, high = _window(result, result.suggestion(safety) if suggest else None)
+    near = [trial for trial in result.trials if low <= trial.lr <= high]
+    handles = [*_draw_trials(ax, near), *_draw_rates(ax, result, safety if suggest else None, suggest)]
+    ax.set(xscale="log", yscale="log", xlim=(low, high), xlabel="learning rate η", ylabel="largest criticality κ")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_ticks(axis)
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
-    handles += _draw_rates(ax, result, safety)
-    ax.set_title("Search for the critical learning rate")
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
+    ax.set_title("Search for the critical learning rate", pad=24)
+    style: dict[str, Any] = {"frameon": False, "fontsize": "small", "columnspacing": 1.2, "handletextpad": 0.5}
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=4, **style)
+    _note_farther(ax, [trial.lr for trial in result.trials if trial.lr > high])
+    _draw_losses(below, near, result.critical_lr, result.bracket)
+    if show:
+        from matplotlib import pyplot as plt
+
+        plt.show()
     return ax
+
+
+def _axes(show: bool) -> Axes:
+    if show:
+        from matplotlib import pyplot as plt
+
+        return plt.figure(figsize=(6.4, 4.8)).subplots()
+    ax = new_axes()
+
+    def picture() -> bytes:
+        buffer = io.BytesIO()
+        cast("Figure", ax.figure).savefig(buffer, format="png")
+        return buffer.getvalue()
+
+    ax._repr_png_ = picture  # type: ignore[attr-defined]  # how notebooks show an object that pyplot does not know
+    return ax
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Few ticks of a logarithmic axis, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _lower_half(ax: Axes) -> Axes:
+    """Axes in the lower part of the place of some others, which move up."""
+    box = ax.get_position()
+    ax.set_position((box.x0, box.y0 + 0.55 * box.height, box.width, 0.38 * box.height))
+    return ax.figure.add_axes((box.x0, box.y0, box.width, 0.36 * box.height))
+
+
+def _window(result: _Result, suggestion: float | None) -> tuple[float, float]:
+    """The rates that are shown."""
+    low, high = result.bracket
+    rates = [rate for rate in (low, high, suggestion) if rate and math.isfinite(rate)]
+    return min(rates) / _BELOW, max(rates) * _ABOVE
 
 
 def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
     finite = [trial.max_criticality for trial in trials if math.isfinite(trial.max_criticality)]
     edge = 10 * max([1.0, *finite])
+    ax.set_ylim(min([0.5, *finite]) / 2, 3 * (edge if len(finite) < len(trials) else max([2.0, *finite])))
     handles = []
     for held, colour, marker, label in ((True, _HELD, "o", "held"), (False, _BROKEN, "^", "broke")):
         group = [trial for trial in trials if trial.held is held]
@@ -92,22 +154,41 @@ def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
     return handles
 
 
-def _draw_losses(ax: Axes, trials: Sequence[_Trial]) -> list:
-    last = [(trial.lr, trial.losses[-1]) for trial in trials if trial.losses and trial.losses[-1] > 0]
-    rates, losses = (
-        [rate for rate, loss in last if math.isfinite(loss)],
-        [loss for _, loss in last if math.isfinite(loss)],
-    )
-    return [ax.scatter(rates, losses, s=24, c=GREY, marker="x", lw=1, label="last loss")] if losses else []
-
-
-def _draw_rates(ax: Axes, result: _Result, safety: float) -> list:
-    suggestion = result.suggestion(safety)
-    if result.critical_lr is None or suggestion is None:
+def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) -> list:
+    if result.critical_lr is None:
         return []
     ax.axvspan(*result.bracket, color=_RATE, alpha=0.2, lw=0, zorder=0)
-    critical = ax.axvline(result.critical_lr, color=_RATE, lw=1.5, zorder=2, label=f"η* = {result.critical_lr:.3g}")
-    return [
-        critical,
-        ax.axvline(suggestion, color=_RATE, lw=1.5, ls=":", zorder=2, label=f"suggestion {suggestion:.3g}"),
-    ]
+    handles = [ax.axvline(result.critical_lr, color=_RATE, lw=1.5, zorder=2, label=f"η* = {result.critical_lr:.3g}")]
+    suggestion = result.suggestion(safety) if suggest else None
+    if suggestion is not None:
+        label = f"suggestion {suggestion:.3g}"
+        handles.append(ax.axvline(suggestion, color=_RATE, lw=1.5, ls=":", zorder=2, label=label))
+    return handles
+
+
+def _note_farther(ax: Axes, rates: Sequence[float]) -> None:
+    if rates:
+        text = f"{len(rates)} more, up to {max(rates):.3g} →"
+        ax.annotate(text, (1, 0), (-4, 4), "axes fraction", textcoords="offset points", ha="right", color=GREY)
+
+
+def _draw_losses(ax: Axes, trials: Sequence[_Trial], critical: float | None, named: Sequence[float]) -> None:
+    """The losses of trials that made more than one update, one line each; the rates of some are written at its end."""
+    courses = [(trial, [loss for loss in trial.losses if math.isfinite(loss)]) for trial in trials]
+    courses = [(trial, losses) for trial, losses in courses if len(losses) > 1]
+    for trial, losses in sorted(courses, key=lambda course: course[0].lr, reverse=True):
+        away = 0.0 if critical is None else abs(math.log(trial.lr / critical))
+        style: dict[str, Any] = {"color": _HELD if trial.held else _BROKEN, "alpha": max(0.25, 1 - 0.6 * away)}
+        end = len(losses) - 1, losses[-1]
+        ax.plot(losses, lw=1.2, label=f"{trial.lr:.3g}", **style)
+        if not trial.held:
+            ax.plot(*end, "x", ms=6, label="_broke", **style)
+        if trial.lr in named:
+            ax.annotate(f"{trial.lr:.3g}", end, (6, 0), textcoords="offset points", va="center", size="small", **style)
+    ax.set(xlabel="batch", ylabel="training loss")
+    ax.margins(x=0.1)
+    tops = [max(losses) for trial, losses in courses if trial.held] or [losses[0] for _, losses in courses]
+    bottoms = [min(losses) for _, losses in courses]
+    if courses and max(tops) > min(bottoms):
+        span = max(tops) - min(bottoms)
+        ax.set_ylim(min(bottoms) - 0.05 * span, min(bottoms) + (1 + 0.1 * _TALLEST) * span)

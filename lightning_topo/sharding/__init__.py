@@ -1,7 +1,7 @@
 """Parameters that several processes hold in pieces: the only place that knows FSDP, DTensor and DeepSpeed."""
 
 from lightning_topo.sharding.collective import Sketch, collected_rows, sketches
-from lightning_topo.sharding.pieces import Piece, flattened, piece_of
+from lightning_topo.sharding.pieces import Piece, flattened, held_here, piece_of
 from lightning_topo.sharding.row_layout import RowLayout
 from lightning_topo.sharding.strategies import (
     hides_optimizer_steps,
@@ -20,6 +20,7 @@ __all__ = [
     "collected_rows",
     "deep_copy",
     "flattened",
+    "held_here",
     "hides_optimizer_steps",
     "hides_parameters",
     "measured_model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,11 @@ def piece_of(tensor: Tensor) -> Piece | None:
             "expected the module that FSDP has wrapped as a whole, got a part of it; pass trainer.strategy.model"
         )
     return _box(tensor) if hasattr(tensor, "placements") else None
+
+
+def held_here(parameters: Iterable[Any]) -> list[Tensor]:
+    """What this process holds of each parameter, sharing its memory: the shard of a DTensor, a plain tensor itself."""
+    return [p.detach().to_local() if hasattr(p, "placements") else p for p in parameters]
 
 
 def flattened(model: nn.Module) -> dict[str, tuple[nn.Parameter, Piece]]:

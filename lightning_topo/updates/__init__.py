@@ -7,7 +7,7 @@ from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
 from lightning_topo.updates.parameter_places import ParameterPlaces
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
-from lightning_topo.updates.step_hooks import StepHooks, is_step_hook
+from lightning_topo.updates.step_hooks import StepHooks, is_step_hook, rates_are_controlled
 from lightning_topo.updates.unseen_updates import UnseenUpdates
 from lightning_topo.updates.update_meter import MeasuredSet, UpdateMeter
 
@@ -27,4 +27,5 @@ __all__ = [
     "UpdateMeter",
     "expected_seconds",
     "is_step_hook",
+    "rates_are_controlled",
 ]

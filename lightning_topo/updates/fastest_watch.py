@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,16 +11,16 @@ from lightning_topo.functional.near_bound import displacement_lengths
 from lightning_topo.updates.placement import AlikeGroups, Placement
 
 # As good as all of them for telling when to measure: docs/evidence/rate-control-settings.md.
-_WATCHED = 16
+_WATCHED = 64
 
 
 class FastestWatch:
-    r"""Follows the 16 neurons of each group that moved most in the last measured window.
+    r"""Follows the 64 neurons of each group that moved most in the last measured window.
 
     .. math:: \hat\kappa_g = \kappa_g \, \ell_g / L_g
 
     with κ and their longest displacement L of that window, for an update in which their longest displacement is ℓ, all
-    lengths about the mean of the 16. O(16 D) an update.
+    lengths about the mean of the 64. O(64 D) an update.
 
     Args:
         placement: Where the groups lie.
@@ -43,6 +45,17 @@ class FastestWatch:
         ratio = kappa / _longest(update.gather(1, where))
         self._watched = [entry for entry in self._watched if entry[0] is not alike]
         self._watched.append((alike, rows, ratio.nan_to_num(0.0, 0.0), after.gather(1, where).float()))
+
+    def state(self) -> list[tuple[Tensor, Tensor]]:
+        """Which neurons are watched, and κ over their longest displacement, of each set that is; for a checkpoint."""
+        return [(rows.cpu(), ratio.cpu()) for _, rows, ratio, _ in self._watched]
+
+    def load(self, sets: Sequence[AlikeGroups], state: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Watch what :meth:`state` says, from the parameters as they are now on."""
+        self._watched = []
+        for alike, (rows, ratio) in zip(sets, state, strict=False):
+            rows, ratio = rows.to(alike.device), ratio.to(alike.device)
+            self._watched.append((alike, rows, ratio, alike.clouds(self._placement.parameters, rows).float()))
 
     @torch.no_grad()
     def predict(self) -> Tensor | None:

@@ -19,10 +19,11 @@ class StepHooks:
     Args:
         before: Called before each step, where the parameters are still as they were.
         after: Called after it.
+        sets_rates: Whether ``before`` sets the learning rates of the step, which whoever compares them has to know.
     """
 
-    def __init__(self, before: StepHook | None = None, after: StepHook | None = None) -> None:
-        self._before, self._after = before, after
+    def __init__(self, before: StepHook | None = None, after: StepHook | None = None, sets_rates: bool = False) -> None:
+        self._before, self._after, self.sets_rates = before, after, sets_rates
         self._handles: list[Any] = []
         self.optimizers: list[Optimizer] = []
 
@@ -60,3 +61,9 @@ class _StepHook:
 def is_step_hook(hook: Any) -> bool:
     """Whether a hook on an optimizer is one of ours."""
     return isinstance(hook, _StepHook)
+
+
+def rates_are_controlled(optimizer: Optimizer) -> bool:
+    """Whether one of our hooks sets the learning rates of the optimizer's steps."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(hook, _StepHook) and hook.owner.sets_rates for hook in hooks)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,21 +98,27 @@ class UpdateMeter:
         self._resolve()
         return True
 
-    def kept(self) -> list[Tensor] | None:
-        """Copies on the CPU of what was kept by :meth:`before`, for a checkpoint; None where samples were drawn."""
-        if self._before is None or any(isinstance(one, DrawnSample) for one, _ in self._taken):
-            return None
-        return [copy.cpu().clone() for copy in self._before.copies]
+    def state(self) -> dict[str, Any]:
+        """What was kept by :meth:`before`, if the update is still to come, and what is watched, as tensors on the CPU.
 
-    def put_kept(self, copies: Sequence[Tensor] | None) -> bool:
-        """Take over what :meth:`kept` gave; whether it fits."""
-        parameters = self._placement.parameters
-        shapes = [copy.shape for copy in copies or ()]
-        if shapes != [parameter.shape for parameter in parameters] or not copies:
+        Drawn samples are not part of it: they are drawn again.
+        """
+        whole = [one for one, _ in self._taken if isinstance(one, AlikeGroups)]
+        kept = [] if self._before is None or not whole else [copy.cpu().clone() for copy in self._before.copies]
+        return {"kept": kept, "watched": [] if self._watch is None else self._watch.state()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Any]) -> bool:
+        """Take over what :meth:`state` gave; whether neurons were kept that fit."""
+        parameters, alike = self._placement.parameters, self._placement.alike
+        if self._watch is not None:
+            self._watch.load(alike, state["watched"])
+        kept = state["kept"]
+        if not kept or [copy.shape for copy in kept] != [parameter.shape for parameter in parameters]:
             return False
         self._before = ParametersBefore(parameters)
-        torch._foreach_copy_(self._before.copies, [c.to(p) for c, p in zip(copies, parameters, strict=True)])
-        self._taken = [(one, None) for one in self.sets]
+        torch._foreach_copy_(self._before.copies, [c.to(p) for c, p in zip(kept, parameters, strict=True)])
+        self._taken = [(one, None) for one in alike]
         return True
 
     def learning_rates(self, sets: Sequence[MeasuredSet]) -> dict[str, LearningRate]:

@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 import pickle
 import warnings
 from functools import partial
@@ -122,6 +123,7 @@ def test_resumed_run_does_not_search_again(lab, tmp_path):
     assert resumed.result == search.result
     assert trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
     assert not any("lr_find/critical_lr" in row[1] for row in recording.rows if isinstance(row, tuple))
+    assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(search.result.critical_lr)
 
 
 def test_state_is_primitive_and_comes_back(lab):
@@ -173,6 +175,27 @@ def test_another_run_is_searched_anew(lab, other):
     assert len(count) == 2
     assert search.result is not first
     assert model.lr == trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
+
+
+def test_copy_of_a_finder_belongs_to_no_run(lab):
+    """A copy for each fold, made after the first."""
+    count, search = [], finder()
+    lab.trainer(max_epochs=1, callbacks=[search]).fit(lab.model(), half(lab, 0))
+    other = copy.deepcopy(search)
+    assert other.result == search.result
+    lab.trainer(max_epochs=1, callbacks=[searches(other, count)]).fit(lab.model(), half(lab, 48))
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_other_settings_of_the_optimizer_are_another_run(lab, momentum):
+    count, model, loader = [], lab.model(optimizer=lambda m: SGD(m.parameters(), lr=m.lr)), lab.loader()
+    trainer = lab.trainer(max_epochs=1, callbacks=[searches(finder(), count)])
+    trainer.fit(model, loader)
+    model.make_optimizer = lambda m: SGD(m.parameters(), lr=m.lr, momentum=momentum)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, loader)
+    assert len(count) == (2 if momentum else 1)
 
 
 class Wider(pl.LightningModule):
@@ -294,6 +317,111 @@ def test_warnings_are_at_the_users_line(lab, options):
     with pytest.warns(UserWarning, match="stays as it is") as caught:
         trainer.fit(lab.model(), lab.loader())
     assert [warning.filename for warning in caught if "stays as it is" in str(warning.message)] == [__file__]
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if "Learning-rate search" in record.getMessage()]
+
+
+@pytest.mark.parametrize("before_fit", [False, True])
+def test_search_says_what_it_found_and_did(lab, caplog, before_fit):
+    caplog.set_level(logging.INFO)
+    search, model = finder(), lab.model()
+    trainer = lab.trainer(max_steps=1, callbacks=[] if before_fit else [search])
+    if before_fit:
+        search.result = topological_lr_find(trainer, model, lab.loader(), hold_steps=HOLD)
+    else:
+        trainer.fit(model, lab.loader())
+    found, suggestion, change, spent = said(caplog)
+    low, high = search.result.bracket
+    broken = next(trial for trial in search.result.trials if trial.lr == high)
+    assert f"{search.result.critical_lr:.3g}: held at {low:.3g}, broke at {high:.3g}" in found
+    assert f"in {broken.group} at update {broken.broke_at_step}" in found
+    assert f"{search.optimal_lr:.3g}, a share of 0.25" in suggestion
+    assert change.endswith(f"learning rate lr was 0.05, is {search.optimal_lr:.3g}")
+    assert f"{search.result.total_steps} optimizer steps, " in spent
+    assert spent.endswith(" s")
+
+
+def test_search_that_changes_nothing_says_so_and_can_be_silenced(lab, caplog):
+    caplog.set_level(logging.INFO)
+    trainer = lab.trainer(max_steps=1, callbacks=[finder(update_attr=False)])
+    trainer.fit(lab.model(), lab.loader())
+    assert "learning rate stays 0.05" in " ".join(said(caplog))
+    caplog.clear()
+    with (
+        caplog.at_level(logging.ERROR, logger="pytorch_lightning"),
+        caplog.at_level(logging.ERROR, "lightning.pytorch"),
+    ):
+        lab.trainer(max_steps=1, callbacks=[finder()]).fit(lab.model(), lab.loader())
+    assert said(caplog) == []
+
+
+def test_search_for_another_run_says_why(lab, caplog):
+    caplog.set_level(logging.INFO)
+    search = finder()
+    for _ in range(2):
+        lab.trainer(max_steps=1, callbacks=[search]).fit(lab.model(), lab.loader())
+    assert any("another Trainer and model's" in line for line in said(caplog))
+
+
+def test_new_rate_reaches_hyperparameters_of_loggers_and_checkpoints(lab, tmp_path):
+    class Told(lab.RecordingLogger):
+        def log_hyperparams(self, params, *args, **kwargs):
+            self.rows.append(dict(params))
+
+    class Refusing(lab.RecordingLogger):
+        def log_hyperparams(self, params, *args, **kwargs):
+            if self.rows:
+                raise RuntimeError("a parameter has one value")
+            self.rows.append("hyperparams")
+
+    class Hyper(Wider):
+        def __init__(self, lr=0.05, width=20):
+            super().__init__()
+            self.save_hyperparameters()
+
+    told, search = Told(), finder()
+    trainer = lab.trainer(max_steps=1, callbacks=[search], logger=[Refusing(), told])
+    trainer.fit(Hyper(), lab.loader())
+    given = [row for row in told.rows if isinstance(row, dict)]
+    assert given == [{"lr": 0.05, "width": 20}, {"lr": search.optimal_lr, "width": 20}]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == search.optimal_lr
+
+
+class ByHand(Wider):
+    """Sets the rate of each update itself: at a number, or from the attribute, with a warm-up or without one."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        optimizer.param_groups[0]["lr"] = self.rate(self, self.trainer.global_step)
+        optimizer.step(closure=optimizer_closure)
+
+
+@pytest.mark.parametrize(
+    ("rate", "undone"),
+    [
+        (lambda model, step: 0.03, True),
+        (lambda model, step: 0.03 * min(1, (step + 1) / 500), True),
+        (lambda model, step: model.lr, False),
+        (lambda model, step: model.lr * min(1, (step + 1) / 500), False),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_code_that_sets_the_rate_itself_is_noticed(lab, rate, undone, accumulate):
+    trainer = lab.trainer(max_steps=4, callbacks=[search := finder()], accumulate_grad_batches=accumulate)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(ByHand(rate), lab.loader())
+    messages = [warning for warning in caught if "sets the learning rate itself" in str(warning.message)]
+    assert len(messages) == undone
+    assert all("take the rate from `lr`" in str(message.message) for message in messages)
+    assert search.result.status == "found"
+    assert not trainer.optimizers[0]._optimizer_step_pre_hooks
 
 
 def test_picklable_before_the_fit():

@@ -349,3 +349,17 @@ def test_deepspeed_stages_1_and_2_show_no_updates(stage, kind, deepspeed):
         deepspeed(stage, [lt.TopologicalStepClipping()], kind).fit(Net(), loader())
     with pytest.raises(TypeError, match=rf"call hooks before and after a step .* got {kind.__name__}, .*under another"):
         lt.topological_lr_find(deepspeed(stage, [], kind), Net(), loader())
+
+
+def controlled(rank, name, folder, recorder):
+    return fit(rank, name, folder, recorder, [lt.TopologicalRateControl()])
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp1", "fsdp2"])
+def test_rates_are_controlled_alike_in_all_processes(name, processes, tmp_path, recorder):
+    first, second = processes(2, controlled, name, tmp_path, copy.deepcopy(recorder))
+    assert first["metrics"] == second["metrics"]
+    assert 0 < first["metrics"]["control/learning_rate"] < first["metrics"]["control/critical_lr"]
+    assert name == "fsdp1" or all(map(torch.equal, first["weights"], second["weights"]))  # there each has its own part
+    rates = [row["control.learning_rate"] for _, row in first["rows"] if "control.learning_rate" in row]
+    assert len(set(rates)) > 5

@@ -33,3 +33,32 @@ def test_dictionary_is_strict_json_and_comes_back(result):
     text = json.dumps(result.to_dict(), allow_nan=False)
     back = TopologicalLRResult.from_dict(json.loads(text))
     assert repr(back) == repr(result)  # nan is not equal to itself, but reads the same
+
+
+def test_print_is_a_few_plain_lines():
+    assert repr(FOUND).splitlines() == [
+        "TopologicalLRResult",
+        "  critical learning rate 0.0822: held at 0.08, broke at 0.0845 (not finite after update 3)",
+        "  suggestion 0.0206, a share of 0.25 of it",
+        "  2 trials, 54 optimizer steps",
+    ]
+    broken = Trial(1e-8, False, 0, 7.5, (1.0,), "fc1", 1)
+    assert "below 1e-08, the smallest that was allowed, which broke (criticality 7.5 in fc1 at update 0)" in str(
+        TopologicalLRResult("below_min", (0.0, 1e-8), (broken,))
+    )
+    assert "held at 100, the largest that was allowed" in str(NOT_REACHED)
+    assert all(len(line) < 120 and line.isascii() for line in repr(FOUND).splitlines())
+
+
+def test_share_that_was_asked_for_is_kept():
+    result = TopologicalLRResult("found", (0.1, 0.1), (), safety=0.5)
+    assert result.suggestion() == 0.05
+    assert result.suggestion(0.1) == pytest.approx(0.01)
+    assert TopologicalLRResult.from_dict(result.to_dict()) == result
+    assert TopologicalLRResult.from_dict({**result.to_dict(), "safety": -1}).safety == 0.25
+
+
+@pytest.mark.parametrize("values", [{}, None, 3, {"status": "found"}, {**FOUND.to_dict(), "status": "lost"}])
+def test_values_that_are_no_result(values):
+    with pytest.raises(ValueError, match="expected"):
+        TopologicalLRResult.from_dict(values)

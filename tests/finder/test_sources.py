@@ -2,8 +2,11 @@
 
 import io
 import itertools
+import multiprocessing
 import random
+import sqlite3
 import threading
+from collections import Counter, OrderedDict, defaultdict, deque
 from functools import partial
 from types import SimpleNamespace
 
@@ -302,7 +305,104 @@ def test_other_peoples_variables_are_left_alone():
 
 
 def test_nothing_else_is_irreplaceable():
-    everyday = {"lock": threading.Lock(), "thread": threading.current_thread(), "module": random, "type": int}
-    assert Sources({"item": SimpleNamespace(**everyday, path="a", log=None)}).irreplaceable == ""
+    everyday = {
+        "dice": random.SystemRandom(),
+        "lock": threading.Lock(),
+        "thread": threading.current_thread(),
+        "module": random,
+        "type": int,
+    }
+    sources = Sources({"item": SimpleNamespace(**everyday, path="a", log=None)})
+    sources.present()()
+    assert sources.irreplaceable == ""
     odd = SimpleNamespace(place=iter([1]), zipped=zip([1], [2], strict=True))
     assert Sources({"item": odd}).irreplaceable in ("item.place, item.zipped", "item.zipped, item.place")
+
+
+class Log(list):
+    def append(self, item):
+        raise AssertionError("not to be called")
+
+
+class Defaults(dict):
+    def __setitem__(self, key, value):
+        raise AssertionError("not to be called")
+
+
+@pytest.mark.parametrize(
+    ("counter", "count"),
+    [
+        (Counter(a=2), lambda c: c.update(a=1, b=1)),
+        (OrderedDict(a=1, b=2), lambda c: (c.move_to_end("a"), c.update(c=3))),
+        (defaultdict(int, a=1), lambda c: c["b"]),
+        (deque([1, 2], maxlen=3), lambda c: c.extend([3, 4])),
+        ({1, 2}, lambda c: c.add(3)),
+        (Log([1]), lambda c: c.extend([2])),
+        (Defaults(a=1), lambda c: c.update(b=1)),
+        (list(range(5000)), lambda c: c.reverse()),
+        (np.zeros(10**5), lambda c: np.add(c, 1, out=c)),
+        (torch.zeros(3).expand(4, 3), lambda c: c[0].add_(1)),
+        (torch.zeros(5).as_strided((3, 3), (1, 1)), lambda c: c[0].add_(1)),
+    ],
+)
+def test_counters_of_every_kind(counter, count):
+    def content():
+        return list(counter.items()) if isinstance(counter, dict) else [repr(item) for item in counter]
+
+    before, restore = content(), Sources({"data": SimpleNamespace(counter=counter)}).present()
+    for _ in range(2):
+        count(counter)
+        assert content() != before
+        restore()
+        assert content() == before
+
+
+def test_value_that_processes_share():
+    shared = multiprocessing.get_context("fork").Value("i", 3)
+    with Sources({"data": SimpleNamespace(epoch=shared)}).kept():
+        shared.value = 5
+    assert shared.value == 3
+
+
+def test_arrays_that_cannot_be_written_are_left_alone(tmp_path):
+    fixed = np.zeros(3)
+    fixed.flags.writeable = False
+    np.zeros(4).tofile(tmp_path / "array")
+    with torch.inference_mode():
+        inference = torch.zeros(3)
+    odd = [
+        inference,
+        torch.eye(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3, requires_grad=True),
+        fixed,
+    ]
+    mapped = np.memmap(tmp_path / "array", dtype=float, mode="r")
+    with Sources({"data": SimpleNamespace(arrays=[*odd, mapped])}).kept():
+        pass
+    assert not inference.any()
+
+
+def test_data_are_not_copied_with_the_counters():
+    """A data set of images that it keeps in memory, and a count of how often each was read."""
+    images = [torch.zeros(2**20) for _ in range(40)]  # 160 MB
+    data = SimpleNamespace(images=images, reads=torch.zeros(2**16))
+    sources = Sources({"data": data})
+    restore = sources.present()
+    data.reads += 1
+    for image in images:
+        image += 1
+    restore()
+    assert not data.reads.any()
+    assert sum(bool(image.any()) for image in images) > 20
+
+
+def test_attribute_that_nobody_can_copy_is_said(lab):
+    model = lab.model()
+    model.connection, model.lock, model.place = sqlite3.connect(":memory:"), threading.Lock(), iter([1, 2])
+    trainer = lab.trainer(callbacks=[finder(groups=list(find_neuron_groups(lab.model())))], max_steps=1)
+    try:
+        with pytest.warns(UserWarning, match="cannot put back Classifier.connection:"):
+            trainer.fit(model, lab.loader())
+    finally:
+        model.connection.close()

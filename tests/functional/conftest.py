@@ -115,6 +115,6 @@ def update_name(request):
     return request.param
 
 
-@pytest.fixture(params=[(24, 5), (40, 30), (20, 300), (70, 40)], ids=str)
+@pytest.fixture(params=[(16, 5), (12, 300), (50, 40)], ids=str)
 def shape(request):
     return request.param

@@ -181,6 +181,7 @@ def test_cuda_agrees_with_cpu():
     [
         (torch.zeros(3, 2), torch.zeros(3, 3), r"same shape \(n, D\), but got \(3, 2\) and \(3, 3\)"),
         (torch.zeros(3), torch.zeros(3), "same shape"),
+        (torch.zeros(3, 0), torch.zeros(3, 0), r"at least one coordinate, but got \(3, 0\)"),
         (torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, 2, dtype=torch.long), "floating-point"),
         (torch.zeros(3, 2), torch.full((3, 2), torch.nan), "finite"),
         (torch.full((3, 2), torch.inf), torch.zeros(3, 2), "finite"),
@@ -198,3 +199,22 @@ def test_pairs_closer_than_rounding_are_one_neuron():
     result = bi_lipschitz(p, q)
     assert result.n_unresolved == 1
     assert result.criticality < 1e-2
+
+
+@pytest.mark.parametrize("points", [[[0.0, 1.0]], ((0.0,),), None])
+def test_what_is_no_tensor_is_refused(points):
+    with pytest.raises(TypeError, match=r"bi_lipschitz expects two tensors .* convert it with torch\.as_tensor"):
+        bi_lipschitz(points, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", [0.0, 1e-6, 1e-2, 3.0, "shrunk"])
+def test_large_clouds_have_the_constants_of_double_precision(dtype, change):
+    from lightning_topo.functional.exact_constants import exact_constants
+
+    p = cloud(300, 120).to(dtype)
+    q = (0.75 * p if change == "shrunk" else p.double() + change * cloud(300, 120, 1)).to(dtype)
+    result, exact = bi_lipschitz(p, q), exact_constants(p, q, torch.finfo(dtype).eps)
+    for field in ("lower", "upper", "criticality"):
+        assert getattr(result, field) == pytest.approx(getattr(exact, field), rel=1e-9, nan_ok=True), field
+    assert result.n_unresolved == exact.n_unresolved

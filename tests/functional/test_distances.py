@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_topo.functional import betti_at_scale, farthest_point_sample, persistence
 from lightning_topo.functional.distances import as_cloud, pairwise_distances
 
 
@@ -97,3 +98,16 @@ def test_gpu_agrees():
     distances = pairwise_distances(points.cuda())
     assert distances.is_cuda
     torch.testing.assert_close(distances.cpu(), pairwise_distances(points), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("points", [[[0.0, 1.0]], (1.0, 2.0), None])
+def test_what_is_no_tensor_is_refused(points):
+    for function in (pairwise_distances, persistence, betti_at_scale, lambda x: farthest_point_sample(x, 1)):
+        with pytest.raises(TypeError, match=r"expects a tensor of shape \(n, D\), .* convert it with torch.as_tensor"):
+            function(points)
+
+
+def test_points_without_coordinates_are_refused():
+    for function in (pairwise_distances, persistence, betti_at_scale, lambda x: farthest_point_sample(x, 1)):
+        with pytest.raises(ValueError, match=r"one point and one coordinate, but got shape \(3, 0\)"):
+            function(torch.zeros(3, 0))

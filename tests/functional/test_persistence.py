@@ -10,13 +10,12 @@ import torch
 from lightning_topo.functional import Persistence, bottleneck_distance, persistence
 from lightning_topo.functional.distances import pairwise_distances
 
-ENGINES = ["ripser", "gudhi"]
+ENGINES = {"ripser": "ripser", "gudhi": "gudhi", "redzed": "redzed_tda"}
 
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    if request.param == "gudhi":
-        pytest.importorskip("gudhi")
+    pytest.importorskip(ENGINES[request.param])
     return request.param
 
 
@@ -143,11 +142,10 @@ def test_invariance_under_isometries_and_scaling():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_engines_give_the_same_bars(seed):
-    pytest.importorskip("gudhi")
+def test_engines_give_the_same_bars(seed, engine):
     points = cloud(50, 4, seed)
-    first, second, auto = (persistence(points, max_dim=2, engine=engine) for engine in (*ENGINES, "auto"))
-    for a, b, c in zip(first.diagrams, second.diagrams, auto.diagrams, strict=True):
+    ripser, other, auto = (persistence(points, max_dim=2, engine=name) for name in ("ripser", engine, "auto"))
+    for a, b, c in zip(ripser.diagrams, other.diagrams, auto.diagrams, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
 
@@ -208,7 +206,7 @@ def test_scaled_refuses_other_factors(factor):
     [
         ({"max_dim": -1}, "max_dim >= 0, but got -1"),
         ({"max_neurons": 0}, "max_neurons >= 1 or None for all points, but got 0"),
-        ({"engine": "giotto"}, "'auto', 'ripser' or 'gudhi', but got 'giotto'"),
+        ({"engine": "giotto"}, "'auto', 'ripser', 'gudhi', 'redzed', but got 'giotto'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -221,13 +219,16 @@ def test_bad_points_are_refused():
         persistence(torch.tensor([[math.nan, 0.0]]))
 
 
-def test_missing_gudhi(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "advice"), [("gudhi", "pip install gudhi scikit-learn"), ("redzed", "pip install redzed-tda")]
+)
+def test_a_missing_extra(monkeypatch, name, advice):
     import sys
 
-    monkeypatch.setitem(sys.modules, "gudhi.sklearn", None)
-    monkeypatch.setitem(sys.modules, "gudhi", None)
-    with pytest.raises(ImportError, match="pip install gudhi scikit-learn"):
-        persistence(polygon(5), engine="gudhi")
+    for module in ("gudhi.sklearn", "gudhi", "redzed_tda"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=advice):
+        persistence(polygon(5), engine=name)
     assert len(persistence(polygon(5), engine="auto").diagrams[1]) == 1
 
 

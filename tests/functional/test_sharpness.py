@@ -288,3 +288,14 @@ def test_bad_input():
         sharpness(scalar, [theta], max_iter=0)
     with pytest.raises(ValueError, match="tolerance=-1"):
         sharpness(scalar, [theta], tolerance=-1)
+
+
+def test_sparse_gradients_are_refused():
+    embedding, linear = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
+
+    def loss():
+        return linear(embedding(torch.tensor([1, 2]))).square().mean()
+
+    with pytest.raises(ValueError, match=r"expected dense gradients, got .* of shape \(5, 3\), .* sparse=False"):
+        sharpness(loss, [*embedding.parameters(), *linear.parameters()])
+    assert sharpness(loss, linear.parameters()) > 0

@@ -8,6 +8,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_topo.functional import bi_lipschitz
+from lightning_topo.functional.exact_constants import exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, update_constants, update_criticality
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -30,16 +31,32 @@ def test_is_the_definition_where_certain(points_name, update_name, shape, dtype,
     assert finite
     if certain:
         for name in ("criticality", "lower", "upper"):
-            assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-9, abs=1e-12, nan_ok=True), name
+            assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-7, abs=1e-12, nan_ok=True), name
         assert found.n_unresolved == truth.n_unresolved
         if truth.criticalities:
-            assert truth.criticalities[found.pair] == pytest.approx(truth.criticality, rel=1e-9)
+            assert truth.criticalities[found.pair] == pytest.approx(found.criticality, rel=1e-9)
         else:
             assert found.pair is None
     else:  # then they are those of some pairs
         assert not found.criticality > truth.criticality * (1 + 1e-9)
         assert not found.lower < truth.lower * (1 - 1e-9)
         assert not found.upper > truth.upper * (1 + 1e-9)
+
+
+def test_neurons_that_die_or_shrink_alike_are_certain(pair_loop):
+    """Updates that fade out in some neurons, and weight decay alone in others."""
+    p = noise(120, 30).float()
+    u = 1e-3 * noise(120, 30, seed=1)
+    u[:30] *= torch.logspace(-9, -3, 30).double()[:, None]
+    u[30:60] = -1e-4 * p[30:60].double()
+    q = (p.double() + u).float()
+    truth = pair_loop(p, q, 2**-23)
+    ((found, _, certain),) = unpacked(p[None], q[None], 2**-23)
+    assert certain
+    assert (found.criticality, found.lower, found.upper) == pytest.approx(
+        (truth.criticality, truth.lower, truth.upper), rel=1e-7
+    )
+    assert found.n_unresolved == truth.n_unresolved
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -89,6 +106,19 @@ def test_the_criticality_alone_is_that_of_all_constants(points_name, update_name
     assert one.upper.isnan().all()
 
 
+def test_tensors_and_rows_say_the_same(points_name, update_name, update_cloud):
+    before, after = update_cloud(points_name, update_name, (40, 30), torch.bfloat16)
+    before, after = before.repeat(3, 1, 1), torch.stack([after, before, after * math.nan])
+    tensors = update_constants(before, after, 2**-7)
+    for g, (constants, finite, certain) in enumerate(UpdateConstants.unpack(tensors.packed().tolist())):
+        assert (finite, certain) == (tensors.finite[g].item(), tensors.certain[g].item())
+        for name in ("criticality", "lower", "upper"):
+            assert getattr(constants, name) == pytest.approx(getattr(tensors, name)[g].item(), rel=0, nan_ok=True), name
+        if finite:
+            assert constants.n_unresolved == tensors.n_unresolved[g].item()
+        assert list(constants.pair or (-1, -1)) == tensors.pair[g].tolist()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_few_points(n, pair_loop):
     p, q = noise(n, 7).float(), noise(n, 7, seed=1).float()
@@ -116,6 +146,26 @@ def test_many_points_in_blocks():
     assert constants.upper.item() == pytest.approx((a / d).max().item(), rel=1e-9)
     where = (u / d).argmax()
     assert constants.pair.tolist() == [[i[where].item(), j[where].item()]]
+
+
+def test_integers_whose_hashes_are_few():
+    """Clouds on a lattice in double precision, of which most bits are zero."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        p = torch.randint(-2, 3, (200, 6), generator=generator).double() + 1e-9 * noise(200, 6, seed=seed)
+        p[:100] = p[:100].round()
+        q = p + 0.1 * noise(200, 6, seed=seed + 1)
+        exact = exact_constants(p, q, 2**-52)
+        ((found, _, certain),) = unpacked(p[None], q[None], 2**-52)
+        assert not certain or found.n_unresolved == exact.n_unresolved
+
+
+def test_points_that_differ_by_few_roundings_have_different_hashes():
+    from lightning_topo.functional._products import hashes
+
+    steps = torch.cartesian_prod(*[torch.arange(-3, 4)] * 5).int()
+    points = (torch.full((len(steps), 5), 1.5).view(torch.int32) + steps).view(torch.float32)
+    assert len(hashes(points).unique()) == len(steps)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -171,7 +221,7 @@ def test_nothing_is_read_back_and_operations_do_not_grow_with_the_groups(functio
         with FakeTensorMode():  # which refuses whatever depends on a value
             points = torch.empty(3, n, dimension, dtype=dtype)
             packed = function(points, points + 1, 2**-23).packed()
-        assert packed.shape == (3, 8)
+        assert packed.shape == (3, 13)
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])

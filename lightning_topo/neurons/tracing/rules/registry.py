@@ -64,8 +64,15 @@ def _softmax(flow: Flow, op: Operation) -> Results:
 
 
 def _note_residual(flow: Flow, values: Sequence[Value], axes: Sequence[Axis]) -> None:
-    """Two tensors of one shape and different origin are added: their common units are a residual stream."""
+    """Two tensors of one shape and different origin are added: their common units are a residual stream.
+
+    Two products of one shape may be the scores of an attention, by content and by position: then so is their sum.
+    """
     computed = [value for value in values if flow.trace.is_live(value) and flow.source(value) is None]
-    if len({flow.origin(value) for value in computed}) == 2 and computed[0].shape == computed[1].shape:
-        for axis in axes:
-            flow.plays("residual", axis)
+    origins = {flow.origin(value) for value in computed}
+    if len(origins) == 2 and computed[0].shape == computed[1].shape:
+        if origins <= flow.scores.keys():
+            flow.scores[flow.time] = flow.scores[min(origins)]
+        else:
+            for axis in axes:
+                flow.plays("residual", axis)

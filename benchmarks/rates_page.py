@@ -1,0 +1,218 @@
+"""The page of the benchmark of rates, written from the runs that are there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rates_store import Run, Store
+from rates_tasks import all_tasks, scaled_tasks
+
+OVERFITTING = ("cancer/sgd", "diabetes/adam")
+NAMES = {
+    "control": "**rate control**",
+    "prototype": "its rule once more, beside the package",
+    "eta/4": "η*/4 (the finder's suggestion)",
+    "lr_find": "Lightning's `lr_find`",
+    "lr_find, old rule": "`lr_find`, rule before 2.5.3",
+    "valley": "fastai's valley",
+    "1/lambda": "1/λmax",
+    "defaults": "the optimizer's default rate",
+    "prodigy": "Prodigy",
+    "d-adaptation": "D-Adaptation",
+    "momo": "MoMo (better of constant and schedule)",
+    "schedule-free": "Schedule-Free",
+}
+SEARCHED = "sweep"
+
+INTRODUCTION = """# Ways to choose a learning rate, on real tasks
+
+Written by `python benchmarks/rates.py page` from `rates.jsonl` beside it, one line a run;
+`python benchmarks/rates.py --help` says how to make them again.
+
+**Tasks.** {n_tasks} of network and optimizer: Fashion-MNIST (60,000 images), bytes of Python's own library, two small
+tables of scikit-learn. **Schedules.** Linear warm-up of 10% and cosine to 0, or constant. **Measured.** Validation loss
+in evaluation mode at the end of the run, over the best of a sweep (rates a factor of 2 apart, until two on each side
+of the best are known). A run that diverges or ends above the loss it started from counts as that loss. Rate-free
+optimizers replace the optimizer (by their variant of SGD where it is SGD or momentum, else of Adam) and are set as
+their authors advise. The rate control has one setting for everything. It was chosen on seeds 0 and 1 of these tasks
+([how](rate-control-settings.md)); seed 2 was not looked at.
+"""
+
+
+def write_page(store: Store, path: Path) -> None:
+    parts = [INTRODUCTION.format(n_tasks=len(all_tasks())), _summary(store)]
+    parts += ["## 300 steps, warm-up and cosine\n", _columns(store, 300, "cosine", (0,), "seed 0")]
+    parts += [_columns(store, 300, "cosine", (0, 1, 2), "all seeds that were run")]
+    parts += ["### By task\n", _by_task(store, 300, "cosine")]
+    for steps in (1000, 3000):
+        if any(key.steps == steps for key in store.runs):
+            parts += [f"## {steps:,} steps, warm-up and cosine\n", _by_task(store, steps, "cosine")]
+    if any(key.schedule == "constant" and key.column == "control" for key in store.runs):
+        parts += ["## 300 steps at a constant rate\n", _by_task(store, 300, "constant")]
+    parts += ["## Sensitivity\n", _variants(store)]
+    parts += [
+        "### Four times as wide or deep, batches eight times as large\n",
+        _by_task(store, 300, "cosine", scaled_tasks()),
+    ]
+    path.write_text("\n".join(parts))
+
+
+def ratio(store: Store, run: Run) -> float | None:
+    """Loss over the best of the sweep, None where the sweep is not complete."""
+    key = run.key
+    best = store.best(key.task, key.steps, key.seed, key.schedule)
+    return None if best is None else min(run.loss, run.start) / best
+
+
+def _runs(
+    store: Store, steps: int, schedule: str, column: str, variant: str = "", tasks: Iterable[str] | None = None
+) -> dict[tuple[str, int], Run]:
+    """Runs of a column by task and seed, of all tasks that are not scaled unless others are named."""
+    wanted = set(all_tasks() if tasks is None else tasks)
+    return {
+        (key.task, key.seed): run
+        for key, run in store.runs.items()
+        if (key.steps, key.schedule, key.column, key.variant) == (steps, schedule, column, variant)
+        and key.task in wanted
+        and ratio(store, run) is not None
+    }
+
+
+def _row(name: str, store: Store, runs: Sequence[Run]) -> str:
+    values = [ratio(store, run) for run in runs]
+    usual = [ratio(store, run) for run in runs if run.key.task not in OVERFITTING]
+    lost = sum(run.loss >= run.start for run in runs)
+    extra = statistics.mean(run.spent - run.key.steps for run in runs)
+    within = sum(v <= 1.05 for v in values)
+    usual_part = f"{statistics.mean(usual):.3f} | {max(usual):.2f}" if usual else "- | -"
+    return (
+        f"| {name} | {len(values)} | {statistics.mean(values):.3f} | {statistics.median(values):.3f} | "
+        f"{max(values):.2f} | {_control_on(store, runs)} | {usual_part} | {within} | {lost} | {extra:.0f} |"
+    )
+
+
+def _control_on(store: Store, runs: Sequence[Run]) -> str:
+    """Mean and worst of the rate control on the cases of other runs."""
+    keys = [replace(run.key, column="control", variant="") for run in runs]
+    if not all(key in store.runs for key in keys):
+        return "-"
+    values = [ratio(store, store.runs[key]) for key in keys]
+    return f"{statistics.mean(values):.3f}, {max(values):.2f}"
+
+
+def _sweep_cost(store: Store, steps: int, schedule: str, seeds: Sequence[int]) -> str:
+    cases: dict[tuple[str, int], int] = {}
+    for key in store.runs:
+        if (key.steps, key.schedule, key.column) == (steps, schedule, SEARCHED) and key.seed in seeds:
+            cases[key.task, key.seed] = cases.get((key.task, key.seed), 0) + 1
+    complete = {case: n for case, n in cases.items() if store.best(case[0], steps, case[1], schedule) is not None}
+    extra = statistics.mean((n - 1) * steps for n in complete.values())
+    n = len(complete)
+    return f"| best of a sweep | {n} | 1.000 | 1.000 | 1.00 | - | 1.000 | 1.00 | {n} | 0 | {extra:.0f} |"
+
+
+def _columns(store: Store, steps: int, schedule: str, seeds: Sequence[int], caption: str) -> str:
+    lines = [
+        f"{caption[0].upper()}{caption[1:]}. Usual: without the two small tables, on which the run overfits.\n",
+        "| rate | runs | mean | median | worst | rate control on these runs | usual: mean | worst | within 5% "
+        "| not below the start | steps of a search |",
+        "|" + 11 * "---|",
+        _sweep_cost(store, steps, schedule, seeds),
+    ]
+    for column, name in NAMES.items():
+        runs = [run for (_, seed), run in _runs(store, steps, schedule, column).items() if seed in seeds]
+        if runs:
+            lines.append(_row(name, store, runs))
+    return "\n".join(lines) + "\n"
+
+
+def _by_task(store: Store, steps: int, schedule: str, tasks: Iterable[str] | None = None) -> str:
+    """One row a task; several seeds as a list."""
+    wanted = set(all_tasks() if tasks is None else tasks)
+    columns = [c for c in NAMES if _runs(store, steps, schedule, c, tasks=wanted)]
+    if not columns:
+        return "Only the sweep was run.\n"
+    head = ["task", "best of the sweep: loss (rate)", *(NAMES[column] for column in columns)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for task in [*all_tasks(), *scaled_tasks()]:
+        if task not in wanted:
+            continue
+        best = store.best(task, steps, 0, schedule)
+        if best is None:
+            continue
+        losses = store.sweep(task, steps, 0, schedule)
+        cells = [task, f"{best:.4g} ({min(losses, key=losses.__getitem__):.2g})"]
+        for column in columns:
+            runs = _runs(store, steps, schedule, column, tasks=wanted)
+            values = [ratio(store, runs[task, seed]) for seed in (0, 1, 2) if (task, seed) in runs]
+            cells.append(", ".join(f"{value:.2f}" for value in values) or "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _variants(store: Store) -> str:
+    """The control at other settings, on the same cases as at its own."""
+    variants = sorted({key.variant for key in store.runs if key.column == "control" and key.variant})
+    lines = [
+        "| rate control with | runs | mean | worst | usual: mean | worst | the same cases at the setting |",
+        "|---|" + "---|" * 6,
+    ]
+    for variant in variants:
+        runs = _runs(store, 300, "cosine", "control", variant)
+        own = _runs(store, 300, "cosine", "control")
+        shared = [case for case in runs if case in own]
+        if not shared:
+            continue
+        values = [ratio(store, runs[case]) for case in shared]
+        usual = [ratio(store, runs[case]) for case in shared if case[0] not in OVERFITTING]
+        same = [ratio(store, own[case]) for case in shared]
+        lines.append(
+            f"| {variant} | {len(shared)} | {statistics.mean(values):.3f} | {max(values):.2f} | "
+            f"{statistics.mean(usual):.3f} | {max(usual):.2f} | {statistics.mean(same):.3f}, worst {max(same):.2f} |"
+        )
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not run.\n"
+
+
+def _summary(store: Store) -> str:
+    """Five lines, from the numbers."""
+    own = _runs(store, 300, "cosine", "control")
+    if not own:
+        return ""
+    values = [ratio(store, run) for run in own.values()]
+    usual = [ratio(store, run) for run in own.values() if run.key.task not in OVERFITTING]
+    zero = {c: [ratio(store, r) for (_, s), r in _runs(store, 300, "cosine", c).items() if s == 0] for c in NAMES}
+    others = {c: (statistics.mean(v), max(v)) for c, v in zero.items() if v and c not in ("control", "prototype")}
+    ranked = sorted(others, key=lambda c: others[c])
+    lines = [
+        "**In five lines.**\n",
+        f"1. Rate control, 300 steps: {statistics.mean(values):.3f} of the sweep's best in the mean of "
+        f"{len(values)} runs, {max(values):.2f} at the worst; "
+        f"without the two small tables {statistics.mean(usual):.3f} and {max(usual):.2f}.",
+    ]
+    if ranked:
+        mine = zero["control"]
+        lines.append(
+            f"2. On seed 0 (control {statistics.mean(mine):.3f}, worst {max(mine):.2f}) come next "
+            + ", ".join(f"{NAMES[c]} {others[c][0]:.3f} ({others[c][1]:.2f})" for c in ranked[:3])
+            + "."
+        )
+        lines.append(
+            "3. The others: "
+            + ", ".join(f"{NAMES[c]} {others[c][0]:.2f} ({others[c][1]:.1f})" for c in ranked[3:])
+            + "."
+        )
+    long = [ratio(store, run) for steps in (1000, 3000) for run in _runs(store, steps, "cosine", "control").values()]
+    if long:
+        lines.append(
+            f"4. Over 1,000 and 3,000 steps: {statistics.mean(long):.3f} in the mean of {len(long)} runs, "
+            f"{max(long):.2f} at the worst."
+        )
+    lost = sum(run.loss >= run.start for run in own.values())
+    lines.append(
+        f"5. {lost} of its {len(own)} runs ended above the loss they started from; it spends no step on a search. "
+        "It falls short on small tables, where the run overfits and the slowest rate is best."
+    )
+    return "\n".join(lines) + "\n"

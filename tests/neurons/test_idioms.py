@@ -1,0 +1,272 @@
+"""Idioms of published models that once hid their units, each with the groups that theory gives it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_topo.neurons import NeuronGroup, discover_neurons, is_permutation_symmetric
+
+
+class Net(nn.Module):
+    """Modules and parameters by name, and a forward pass given as a function of them and the input."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self._forward = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+def parameter(*shape):
+    return nn.Parameter(torch.randn(*shape))
+
+
+def heads(x, n=2):
+    return x.unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def merged(x):
+    return x.transpose(1, 2).flatten(2)
+
+
+def shifted(scores):
+    """Transformer-XL: position i of row j comes from position i - j, by a pad, a view and a slice."""
+    n, h, q, k = scores.shape
+    return functional.pad(scores, (1, 0)).view(n, h, k + 1, q)[:, :, 1:].view(n, h, q, k)
+
+
+def shifted_by_join(scores):
+    """XLNet: the same with zeros in front."""
+    n, h, q, k = scores.shape
+    zeros = torch.zeros(n, h, q, 1, dtype=scores.dtype)
+    return torch.cat([zeros, scores], -1).view(n, h, k + 1, q)[:, :, 1:].view_as(scores)
+
+
+def shifted_by_lookup(scores):
+    n, h, q, k = scores.shape
+    index = (torch.arange(k) - torch.arange(q)[:, None]) % k
+    return scores.gather(-1, index.expand(n, h, q, k))
+
+
+def shifted_by_strides(scores):
+    n, h, q, k = scores.shape
+    padded = functional.pad(scores, (1, 0)).contiguous()
+    return padded.as_strided((n, h, q, k), (h * q * (k + 1), q * (k + 1), k, 1), q)
+
+
+def relative(shift):
+    def forward(net, x):
+        t = x.shape[1]
+        q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+        positions = torch.sin(torch.arange(t)[:, None] * torch.tensor([1.0, 0.3])).to(x)
+        distant = (q + net.u[:, None]) @ heads(net.p(positions)[None]).mT
+        weights = (q @ k.mT + shift(distant)).softmax(-1)
+        return net.out(merged(weights @ v).mean(1))
+
+    names = {name: nn.Linear(5, 8) for name in ("q", "k", "v")}
+    return Net(forward, **names, p=nn.Linear(2, 8), u=parameter(2, 4), out=nn.Linear(8, 3)), torch.randn(2, 6, 5)
+
+
+def broadcast_under_padding(net, x):
+    """Mamba-2: what all heads share is padded in time."""
+    shared = net.shared(x)[:, :, None].expand(-1, -1, 6, -1)
+    shared = functional.pad(shared, (0, 0, 0, 0, 0, 3))
+    chunks = shared.unflatten(1, (2, -1)).cumsum(2)
+    return net.out((chunks * net.scale[:, None]).tanh().mean((1, 2, 4)))
+
+
+def windows(x, width):
+    """Longformer: overlapping windows, as strides."""
+    n, h, t, c = x.shape
+    x = x.contiguous()
+    return x.as_strided((n, h, 2 * t // width - 1, width, c), (h * t * c, t * c, c * width // 2, c, 1))
+
+
+def windowed(net, x):
+    q, k, v = (windows(heads(layer(x)), 4) for layer in (net.q, net.k, net.v))
+    return net.out((functional.softmax(q @ k.mT, -1) @ v).mean((2, 3)).flatten(1))
+
+
+def transposed_windows(net, x):
+    """The same of a tensor whose axes lie in another order in memory."""
+    q, k, v = (layer(x).unflatten(-1, (2, -1)).permute(1, 0, 2, 3) for layer in (net.q, net.k, net.v))  # (t, n, h, c)
+    parts = []
+    for part in (q, k, v):
+        part = part.permute(1, 2, 0, 3)
+        n, h, t, c = part.shape
+        parts.append(part.as_strided((n, h, t - 2, 3, c), (t * h * c, c, h * c, h * c, 1)))
+    q, k, v = parts
+    return net.out((functional.softmax(q @ k.mT, -1) @ v).mean((2, 3)).flatten(1))
+
+
+def sparse_queries(net, x):
+    """Informer: the queries with the largest scores, by an index over batch times heads, and keys by a constant one."""
+    n, t, _ = x.shape
+    q, k, v = (heads(layer(x)).flatten(0, 1) for layer in (net.q, net.k, net.v))
+    sample = torch.tensor([0, 3, 1])
+    some = (q @ k[:, sample].mT).amax(-1)
+    top = some.topk(2, -1).indices
+    rows = torch.arange(q.shape[0])[:, None]
+    mixed = v.mean(1, keepdim=True).expand(-1, t, -1).clone()
+    mixed[rows, top] = (q[rows, top] @ k.mT).softmax(-1) @ v
+    return net.out(merged(mixed.unflatten(0, (n, 2))).mean(1))
+
+
+def batch_and_heads_by_index(net, x):
+    """The same with an index for each of the two."""
+    n = len(x)
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    top = (q @ k.mT).amax(-1).topk(2, -1).indices
+    batch, head = torch.arange(n)[:, None, None], torch.arange(2)[None, :, None]
+    chosen = q[batch, head, top]
+    return net.out(merged((chosen @ k.mT).softmax(-1) @ v).mean(1))
+
+
+def attending(forward, *, t=6):
+    layers = {name: nn.Linear(5, 8) for name in ("q", "k", "v")}
+    return Net(forward, **layers, out=nn.Linear(8, 3)), torch.randn(2, t, 5)
+
+
+def group_packed(net, x):
+    """InternLM2: in each group, queries and then their key and value."""
+    packed = net.qkv(x).unflatten(-1, (2, 5, 4))
+    q, k, v = packed[..., :3, :].flatten(2, 3), packed[..., -2, :], packed[..., -1, :]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2).repeat_interleave(3, 1), v.transpose(1, 2).repeat_interleave(3, 1)
+    return net.out(merged(functional.scaled_dot_product_attention(q, k, v)).mean(1))
+
+
+def shuffled(shuffle):
+    def forward(net, x):
+        return net.out(shuffle(net.first(x)).relu().mean((2, 3)))
+
+    return Net(forward, first=nn.Conv2d(3, 8, 1), out=nn.Linear(8, 2)), torch.randn(2, 3, 4, 4)
+
+
+def pooled_along_time(net, x):
+    """Funnel: a pool of two in time and of one across the units."""
+    return net.out(functional.avg_pool2d(net.inp(x)[:, None], (2, 1)).squeeze(1).relu().mean(1))
+
+
+def convolved_along_time(net, x):
+    """Nystromformer: heads as channels, a kernel in time, one position across the values."""
+    return net.out(merged(net.conv(heads(net.v(x)))).mean(1))
+
+
+def spectral(net, x):
+    """Autoformer: correlation by way of the spectrum."""
+    q, k = (torch.fft.rfft(layer(x), dim=1) for layer in (net.q, net.k))
+    return net.out(torch.fft.irfft(q * torch.conj(k), n=x.shape[1], dim=1).mean(1))
+
+
+def bounded_embedding(net, x):
+    return net.out(net.embed(x).mean(1).relu())
+
+
+def scaled_by_segment(net, x):
+    """Falcon-H1: a buffer of multipliers, one number everywhere unless somebody sets others."""
+    gate, up = (net.both(x) * net.multipliers).chunk(2, -1)
+    return net.down(gate.sigmoid() * up)
+
+
+def multiplied(net):
+    net.register_buffer("multipliers", torch.ones(10))
+    return net
+
+
+RELATIVE = {"heads": 2, "values": 4, "keys": 4}
+CASES = {
+    "relative positions, padded": (lambda: relative(shifted), RELATIVE),
+    "relative positions, joined": (lambda: relative(shifted_by_join), RELATIVE),
+    "relative positions, looked up": (lambda: relative(shifted_by_lookup), RELATIVE),
+    "relative positions, by strides": (lambda: relative(shifted_by_strides), RELATIVE),
+    "broadcast under padding": (
+        lambda: (
+            Net(broadcast_under_padding, shared=nn.Linear(3, 5), scale=parameter(6), out=nn.Linear(6, 2)),
+            torch.randn(2, 5, 3),
+        ),
+        {"shared": 5, "scale": 6},
+    ),
+    "windows": (lambda: attending(windowed, t=8), {"heads": 2, "keys": 4, "values": 4}),
+    "windows of a transposed tensor": (lambda: attending(transposed_windows), {"heads": 2, "keys": 4, "values": 4}),
+    "sparse queries": (lambda: attending(sparse_queries), {"heads": 2, "keys": 4, "values": 4}),
+    "batch and heads by index": (lambda: attending(batch_and_heads_by_index), {"heads": 2, "keys": 4, "values": 4}),
+    "packed by groups of queries": (
+        lambda: (Net(group_packed, qkv=nn.Linear(5, 40), out=nn.Linear(24, 3)), torch.randn(2, 6, 5)),
+        {"heads": 2, "query_heads": 3, "keys": 4, "values": 4},
+    ),
+    "channel shuffle": (lambda: shuffled(nn.ChannelShuffle(2)), {"first": 4, "first.groups": 2}),
+    "channel shuffle by index": (
+        lambda: shuffled(lambda x: x[:, torch.arange(8).view(2, 4).T.flatten()]), {"first": 4, "first.groups": 2},
+    ),
+    "pool along time": (
+        lambda: (Net(pooled_along_time, inp=nn.Linear(3, 5), out=nn.Linear(5, 2)), torch.randn(2, 6, 3)), {"inp": 5},
+    ),
+    "convolution along time": (
+        lambda: (
+            Net(convolved_along_time, v=nn.Linear(3, 8), conv=nn.Conv2d(2, 2, (3, 1), padding=(1, 0), groups=2),
+                out=nn.Linear(8, 2)),
+            torch.randn(2, 6, 3),
+        ),
+        {"v.groups": 2, "v": 4},
+    ),
+    "spectrum": (
+        lambda: (Net(spectral, q=nn.Linear(3, 5), k=nn.Linear(3, 5), out=nn.Linear(5, 2)), torch.randn(2, 6, 3)),
+        {"q": 5},
+    ),
+    "embedding of bounded length": (
+        lambda: (
+            Net(bounded_embedding, embed=nn.Embedding(9, 5, max_norm=1.0), out=nn.Linear(5, 2)),
+            torch.randint(9, (2, 6)),
+        ),
+        {"embed": 5},
+    ),
+    "multipliers that are all alike": (
+        lambda: (
+            multiplied(Net(scaled_by_segment, both=nn.Linear(3, 10), down=nn.Linear(5, 2))), torch.randn(2, 3),
+        ),
+        {"both": 5},
+    ),
+}  # fmt: skip
+# What no output shows: the softmax takes a bias of the keys away, and a shift of all scores of a query.
+INVISIBLE = {"k.bias", "p.bias", "qkv.bias"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_groups(case):
+    make, expected = CASES[case]
+    torch.manual_seed(0)
+    model, example = make()
+    found = discover_neurons(model, example)
+    assert {group.name: group.n_units(model) for group in found.groups} == expected
+    assert not any(axis.reason.startswith(("operation view", "operation as", "refuted")) for axis in found.uncovered)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_groups_without_one_member_are_refused(case):
+    torch.manual_seed(0)
+    model, example = CASES[case][0]()
+    for group in discover_neurons(model, example).groups:
+        assert is_permutation_symmetric(model, group, example)
+        for missing in group.members if len(group.members) > 1 else ():
+            wrong = NeuronGroup(group.name, tuple(member for member in group.members if member != missing))
+            if missing.parameter not in INVISIBLE:
+                assert not is_permutation_symmetric(model, wrong, example), missing
+
+
+def test_what_a_shift_spoils_is_no_group():
+    """Positions are told apart, and only they."""
+    torch.manual_seed(0)
+    model, example = relative(shifted)
+    reasons = {(axis.parameter, axis.axis): axis.reason for axis in discover_neurons(model, example).uncovered}
+    assert set(reasons) == {
+        ("q.weight", 1),
+        ("k.weight", 1),
+        ("v.weight", 1),
+        ("p.weight", 1),
+        ("out.weight", 0),
+        ("out.bias", 0),
+    }
