@@ -12,7 +12,7 @@ from .draw import Run
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """Weights, states of optimizers, schedules and generators, batches, metrics, modes, hooks, process-wide switches."""
+    """Weights, states of optimizers, schedules and generators, batches, metrics, modes, hooks, switches of the process."""
     module, trainer = run.module, run.trainer
     hooks = [len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer.optimizers]
     cuts = torch.backends.cuda
