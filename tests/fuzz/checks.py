@@ -85,7 +85,8 @@ def control(draw: Draw) -> None:
     """Rate control puts rates back, ends finite or says so, repeats a run bit for bit; clipping holds beside it."""
     r = random.Random(f"{draw.seed} options")
     groups, every, bound = _groups(draw), r.randint(1, 5), r.choice((None, None, 0.03, 0.3))
-    options = {"share": r.choice((0.1, 0.15, 0.5)), "schedule": r.choice(("auto", "cosine", "constant"))}
+    shapes = ("auto", "constant") if "stream" in draw.source else ("auto", "cosine", "constant")
+    options = {"share": r.choice((0.1, 0.15, 0.5)), "schedule": r.choice(shapes)}
     unwatched = Witness([])
     _plain(draw, [unwatched])
     runs = []

@@ -12,7 +12,7 @@ from .draw import Run
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """Weights, states of optimizers, schedules and generators, batches, metrics, modes, hooks, process-wide switches."""
+    """Weights, states of optimizers, schedules, generators, batches, metrics, modes, hooks, process-wide switches."""
     module, trainer = run.module, run.trainer
     hooks = [len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer.optimizers]
     cuts = torch.backends.cuda
@@ -23,6 +23,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "schedules": [_plain(config.scheduler) for config in trainer.lr_scheduler_configs],
         "random": (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()),  # noqa: NPY002
         "batches": module.seen,
+        "habits": module.habits.state(),
         "metrics": {name: value for name, value in trainer.callback_metrics.items() if "/" not in name},
         "modes": [m.training for m in module.modules()],
         "requires_grad": [p.requires_grad for p in module.parameters()],
