@@ -48,7 +48,7 @@ def monitors(draw: Draw) -> None:
         lt.PersistenceMonitor(max_overhead=overhead, every_n_train_steps=r.randint(1, 4)),
         lt.SharpnessMonitor(max_overhead=overhead, every_n_train_steps=r.randint(1, 4)),
     ]
-    require_same(_plain(draw), draw.fit(r.sample(watching, r.randint(1, 3))))
+    require_same(_plain(draw).outcome, draw.fit(r.sample(watching, r.randint(1, 3))).outcome)
 
 
 def finder(draw: Draw) -> None:
@@ -67,7 +67,7 @@ def finder(draw: Draw) -> None:
             with suppress(ValueError):  # nothing to search for, as where the loss is infinite to begin with
                 lt.topological_lr_find(trainer, module, loader, update_attr=False, **options)
 
-    require_same(_plain(draw), draw.fit(prepare=search))
+    require_same(_plain(draw).outcome, draw.fit(prepare=search).outcome)
 
 
 def clipping(draw: Draw) -> None:
@@ -95,7 +95,7 @@ def control(draw: Draw) -> None:
         beside = [] if bound is None else [lt.TopologicalStepClipping(bound)]
         steering = lt.TopologicalRateControl(every_n_train_steps=every, **options)
         runs.append(draw.fit([*beside, steering, witness]))
-    require_same(*runs)
+    require_same(*(run.outcome for run in runs))
     if draw.schedule != "plateau":  # which follows the loss
         assert witness.shown == unwatched.shown, "the rates were not put back"
     if bound is not None:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from .compare import outcome
 from .data import FORMS, SOURCES, draw_loader, parts
 from .extras import EXTRAS, Habits
 from .extras import callbacks as extra_callbacks
@@ -186,7 +187,7 @@ class Draw:
                 trainer.fit(module, train, validation)
             finally:
                 torch.use_deterministic_algorithms(deterministic)
-        return Run(module, trainer, [str(one.message) for one in caught])
+        return Run(module, trainer, [str(one.message) for one in caught], outcome(module, trainer))
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())
@@ -199,3 +200,4 @@ class Run:
     module: Module
     trainer: pl.Trainer
     warned: list[str]
+    outcome: dict[str, Any]
