@@ -34,6 +34,7 @@ _NO_KERNELS = {
     "detach",
     "alias",
     "lift_fresh",
+    "_unsafe_view",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rates_store import Run, Store
@@ -89,8 +90,17 @@ def _row(name: str, store: Store, runs: Sequence[Run]) -> str:
     usual_part = f"{statistics.mean(usual):.3f} | {max(usual):.2f}" if usual else "- | -"
     return (
         f"| {name} | {len(values)} | {statistics.mean(values):.3f} | {statistics.median(values):.3f} | "
-        f"{max(values):.2f} | {usual_part} | {within} | {lost} | {extra:.0f} |"
+        f"{max(values):.2f} | {_control_on(store, runs)} | {usual_part} | {within} | {lost} | {extra:.0f} |"
     )
+
+
+def _control_on(store: Store, runs: Sequence[Run]) -> str:
+    """Mean and worst of the rate control on the cases of other runs."""
+    keys = [replace(run.key, column="control", variant="") for run in runs]
+    if not all(key in store.runs for key in keys):
+        return "-"
+    values = [ratio(store, store.runs[key]) for key in keys]
+    return f"{statistics.mean(values):.3f}, {max(values):.2f}"
 
 
 def _sweep_cost(store: Store, steps: int, schedule: str, seeds: Sequence[int]) -> str:
@@ -101,15 +111,15 @@ def _sweep_cost(store: Store, steps: int, schedule: str, seeds: Sequence[int]) -
     complete = {case: n for case, n in cases.items() if store.best(case[0], steps, case[1], schedule) is not None}
     extra = statistics.mean((n - 1) * steps for n in complete.values())
     n = len(complete)
-    return f"| best of a sweep | {n} | 1.000 | 1.000 | 1.00 | 1.000 | 1.00 | {n} | 0 | {extra:.0f} |"
+    return f"| best of a sweep | {n} | 1.000 | 1.000 | 1.00 | - | 1.000 | 1.00 | {n} | 0 | {extra:.0f} |"
 
 
 def _columns(store: Store, steps: int, schedule: str, seeds: Sequence[int], caption: str) -> str:
     lines = [
         f"{caption[0].upper()}{caption[1:]}. Usual: without the two small tables, on which the run overfits.\n",
-        "| rate | runs | mean | median | worst | usual: mean | worst | within 5% | not below the start "
-        "| steps of a search |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| rate | runs | mean | median | worst | rate control on these runs | usual: mean | worst | within 5% "
+        "| not below the start | steps of a search |",
+        "|" + 11 * "---|",
         _sweep_cost(store, steps, schedule, seeds),
     ]
     for column, name in NAMES.items():
@@ -185,7 +195,7 @@ def _summary(store: Store) -> str:
     if ranked:
         mine = zero["control"]
         lines.append(
-            f"2. On the same cases (seed 0, control {statistics.mean(mine):.3f}, worst {max(mine):.2f}) come next "
+            f"2. On seed 0 (control {statistics.mean(mine):.3f}, worst {max(mine):.2f}) come next "
             + ", ".join(f"{NAMES[c]} {others[c][0]:.3f} ({others[c][1]:.2f})" for c in ranked[:3])
             + "."
         )

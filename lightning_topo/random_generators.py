@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -29,9 +30,9 @@ _OWNERS = (nn.Module, DataLoader, Dataset, Sampler)
 
 
 @contextmanager
-def generators_kept(*owners: Any) -> Iterator[None]:
-    """Leave the generators that ``owners`` can reach as they are, whatever is drawn inside."""
-    undo = [restoring(generator) for generator in reachable_generators(*owners)]
+def generators_kept(generators: Iterable[Any]) -> Iterator[None]:
+    """Leave some generators as they are, whatever is drawn from them inside."""
+    undo = [restoring(generator) for generator in generators]
     try:
         yield
     finally:
@@ -60,40 +61,46 @@ def reachable_generators(*owners: Any) -> list[Any]:
     """
     found: list[Any] = []
     seen: dict[int, Any] = {}
-    waiting = list(reversed(owners))
+    waiting = deque(owners)  # so that what is near comes first
     while waiting and len(seen) < _MOST_OBJECTS:
-        item = waiting.pop()
-        if id(item) in seen or isinstance(item, _NOTHING_INSIDE):
+        item = waiting.popleft()
+        if id(item) in seen or issubclass(type(item), _NOTHING_INSIDE):
             continue
         seen[id(item)] = item  # kept alive, so that no other object can have its number
-        if isinstance(item, _GENERATORS):
+        if issubclass(type(item), _GENERATORS):
             found.append(item)
         else:
-            waiting += _inside(item)
+            with suppress(Exception):  # whatever an object of the user's may raise when it is looked at
+                waiting.extend(_inside(item))
     return found
 
 
 def _inside(item: Any) -> Iterable[Any]:
-    """Objects that an object refers to."""
-    if isinstance(item, Mapping):
-        return list(item.values())
-    if isinstance(item, (list, tuple, set, frozenset)):
-        return item
-    if isinstance(item, MethodType):
+    """Objects that an object refers to, read where they lie: what an object would make up when asked is not asked for.
+
+    A dictionary of a class of its own may import a library to give a value.
+    """
+    kind = type(item)
+    if issubclass(kind, dict):
+        return list(dict.values(item))
+    for container in (list, tuple, set, frozenset):
+        if issubclass(kind, container):
+            return container.__iter__(item)
+    if kind is MethodType:
         return (item.__func__, item.__self__)
-    if isinstance(item, FunctionType):
+    if kind is FunctionType:
         return _of_function(item)
-    if isinstance(item, partial):
+    if kind is partial:
         return (item.func, item.args, item.keywords)
-    if isinstance(item, type):
+    if issubclass(kind, type):
         return () if _from_library(item) else (*vars(item).values(), *item.__bases__)
-    if isinstance(item, (staticmethod, classmethod)):
+    if kind in (staticmethod, classmethod):
         return (item.__func__,)
-    if isinstance(item, property):
+    if kind is property:
         return (item.fget,)
-    if isinstance(item, ModuleType) or (_from_library(type(item)) and not isinstance(item, _OWNERS)):
+    if issubclass(kind, ModuleType) or (_from_library(kind) and not issubclass(kind, _OWNERS)):
         return ()
-    return (type(item), *getattr(item, "__dict__", {}).values())
+    return (kind, *vars(item).values())
 
 
 def _of_function(function: FunctionType) -> list[Any]:
@@ -102,7 +109,7 @@ def _of_function(function: FunctionType) -> list[Any]:
     names = set(_names(function.__code__))
     reached: list[Any] = []
     for value in (function.__globals__.get(name) for name in names):
-        if isinstance(value, ModuleType) and not _from_library(value):
+        if issubclass(type(value), ModuleType) and not _from_library(value):
             reached += [found for name, found in vars(value).items() if name in names]
         else:
             reached.append(value)

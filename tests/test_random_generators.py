@@ -110,3 +110,24 @@ def test_circles_and_large_data_end():
     loop = [torch.Generator()]
     loop += [loop, list(range(10**6))]
     assert reachable_generators(loop) == [loop[0]]
+
+
+class Lazy(dict):
+    """Would import a library for each of its values."""
+
+    def values(self):
+        raise AssertionError("asked for its values")
+
+    __getitem__ = __iter__ = values
+
+
+class Reluctant:
+    """Answers no question."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"asked for {name}")
+
+
+def test_objects_are_looked_at_and_not_asked():
+    own = torch.Generator()
+    assert reachable_generators([Lazy(a=own), Reluctant()]) == [own]

@@ -1,7 +1,8 @@
 """Lightning callbacks: thin shells around the other rooms."""
 
+from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
 from lightning_topo.callbacks._control_record import ControlRecord
-from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor, BiLipschitzRecord
+from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor
 from lightning_topo.callbacks.learning_rate_finder import TopologicalLearningRateFinder
 from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor, PersistenceRecord
 from lightning_topo.callbacks.rate_control import TopologicalRateControl

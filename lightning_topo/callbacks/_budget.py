@@ -93,6 +93,11 @@ class OverheadBudget:
         self._settle()
         return self._spent_on.get(kind, 0.0)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the kind of measurement that was refused last would be refused again."""
+        return self._clock() < self._refused[1]
+
     def admits(self, kind: str = "", guess: float = 0.0, run_time: float = 0.0) -> bool:
         """Count a due measurement and say whether to make it; what is spent from here on is its cost.
 

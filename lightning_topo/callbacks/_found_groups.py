@@ -17,6 +17,7 @@ from lightning_topo.neurons import (
     NoTrialRunError,
     example_inputs_from_batch,
     find_neuron_groups,
+    is_empty_batch,
     select_groups,
 )
 from lightning_topo.sharding import canonical_name, measured_model
@@ -55,9 +56,14 @@ class FoundGroups:
     def find(self, trainer: Any, pl_module: Any, batch: Any, processes: Processes) -> tuple[NeuronGroup, ...]:
         """Look for them, through the batch where the module names no example input; every process enters.
 
+        An empty batch shows nothing: they are looked for in the next one, or, where they are required at once, with an
+        input made up for the first layer.
+
         Raises:
             ValueError: What the user asked for by name is not there, or nothing is and something is required.
         """
+        if not self._required and processes.agreed(_shows_nothing(pl_module, batch)):
+            return ()
         found: tuple[NeuronGroup, ...] = ()
         failure: Exception | None = None
         if processes.read:
@@ -160,7 +166,7 @@ class FoundGroups:
 
     def _search(self, model: nn.Module, pl_module: Any, batch: Any, processes: Processes) -> tuple[NeuronGroup, ...]:
         declared = getattr(pl_module, "example_input_array", None) is not None  # found by find_neuron_groups itself
-        example = None if declared else example_inputs_from_batch(pl_module, batch)
+        example = None if declared or is_empty_batch(batch) else example_inputs_from_batch(pl_module, batch)
         with warnings.catch_warnings():
             if not processes.lead:
                 warnings.simplefilter("ignore")
@@ -177,6 +183,10 @@ class FoundGroups:
                     f"{self._announcer.speaker} takes the groups as they are given, untested: {failure}."
                 )
                 return select_groups(model, self._asked)
+
+
+def _shows_nothing(pl_module: Any, batch: Any) -> bool:
+    return getattr(pl_module, "example_input_array", None) is None and is_empty_batch(batch)
 
 
 def _number_held(optimizers: Iterable[Optimizer]) -> int:

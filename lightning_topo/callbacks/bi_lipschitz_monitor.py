@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -13,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_topo.callbacks._admission import Admission
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord, record_of, update_metrics
 from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
@@ -22,19 +21,14 @@ from lightning_topo.callbacks._processes import Processes, hidden_updates
 from lightning_topo.callbacks._run_length import RunLength
 from lightning_topo.callbacks._state import SavedState, count, figures
 from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks._turns import Turns
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ
-from lightning_topo.functional import BiLipschitz
-from lightning_topo.neurons import NeuronGroup
 from lightning_topo.sharding import measured_model
 from lightning_topo.updates import (
-    AlikeGroups,
     LearningRate,
-    MeasuredSet,
     Measurement,
     StepHooks,
     UnseenUpdates,
-    UpdateMeter,
-    expected_seconds,
 )
 
 _UNSEEN = (
@@ -42,35 +36,6 @@ _UNSEEN = (
     "updates are not measured: an optimizer steps within the backward pass, by another method than step() (as SAM's "
     "first_step), or is unknown to the Trainer. Return it from configure_optimizers, and call its step()."
 )
-# On a limited budget, groups are measured together while that is expected to take no longer than this.
-_SECONDS_PER_TURN = 0.3
-
-
-@dataclass(frozen=True)
-class BiLipschitzRecord:
-    """One update of one neuron group.
-
-    Attributes:
-        step: Step under which it was logged.
-        group: Name of the neuron group.
-        learning_rate: η, the largest rate among the optimizer's parameter groups that hold the neurons' parameters.
-        lower: Smallest ratio of distances between neurons after and before the update.
-        upper: Largest ratio.
-        distortion: upper / lower.
-        criticality: κ = η / η*; at 1 and above neurons can merge.
-        critical_lr: η* = η / κ.
-        n_unresolved: Pairs of neurons that float rounding could not resolve.
-    """
-
-    step: int
-    group: str
-    learning_rate: float
-    lower: float
-    upper: float
-    distortion: float
-    criticality: float
-    critical_lr: float
-    n_unresolved: int
 
 
 @dataclass(frozen=True)
@@ -164,8 +129,7 @@ class BiLipschitzMonitor(OptionedCallback):
         self._model: Any = None
         self._length: RunLength | None = None
         self._unseen: UnseenUpdates | None = None
-        self._meters: dict[int, UpdateMeter] = {}
-        self._queues: dict[int, deque[MeasuredSet]] = {}
+        self._turns: dict[int, Turns] = {}
         self._measuring: tuple[int, dict[str, LearningRate]] | None = None
         self._pending: list[_Pending] = []
         self._current: dict[str, BiLipschitzRecord] = {}
@@ -229,7 +193,7 @@ class BiLipschitzMonitor(OptionedCallback):
         """Find the groups, once, and listen to the optimizers, also to those that have taken the place of others."""
         if not self._neurons.ready:
             self._find(trainer, pl_module, batch)
-        elif self._neurons.changed(trainer.optimizers):
+        elif not self._budget.waiting and self._neurons.changed(trainer.optimizers):
             with self._budget.spending(pl_module.device, kind="discovery"):
                 self._neurons.find_again(trainer, pl_module, batch, self._processes)
             self._listen(trainer)
@@ -245,6 +209,8 @@ class BiLipschitzMonitor(OptionedCallback):
         if self._neurons.found:
             self._model = measured_model(trainer, pl_module)
             self._listen(trainer)
+        elif not self._neurons.ready:
+            return  # an empty batch
         else:
             self.hear("on_train_batch_start", False)
         if self._processes.lead:
@@ -254,7 +220,7 @@ class BiLipschitzMonitor(OptionedCallback):
     def _listen(self, trainer: Any) -> None:
         """Look at the updates of the Trainer's optimizers."""
         self._hooks.attach(trainer.optimizers)
-        self._meters, self._queues = {}, {}
+        self._turns = {}
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
         self._unseen = UnseenUpdates(p for group in self._neurons.found for p in group.parameters(self._model))
@@ -274,7 +240,7 @@ class BiLipschitzMonitor(OptionedCallback):
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons, where the update is to be measured."""
         self._measuring = None
-        if not any(callback is self for callback in self._trainer.callbacks):
+        if self not in self._trainer.callbacks:
             return  # a search within the run has set its callbacks aside: the update is not the run's
         due = self._updates[index] % self.every_n_train_steps == 0
         self._updates[index] += 1
@@ -283,52 +249,26 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def _begin(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons whose turn it is, if the budget allows it."""
-        if self._neurons.changed(self._trainer.optimizers):
-            return  # within this batch; they are found again at the next
         guess = run_time = 0.0
         if self.max_overhead is not None and self._processes.lead and not self._budget.knows(""):
+            if self._neurons.changed(self._trainer.optimizers):
+                return
             with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):
-                guess = expected_seconds(self._turn(index, optimizer), self.max_neurons)
+                guess = self._turns_of(index, optimizer).expected_seconds()
                 run_time = self._length.seconds(self._budget.training) if self._length else 0.0
-        if not self._admission.admits("", guess, run_time):
-            return
+        if not self._admission.admits("", guess, run_time) or self._neurons.changed(self._trainer.optimizers):
+            return  # what has changed within this batch is found again at the next
         self._measuring = index, {}
         if self._processes.read:
             with self._announcer.never_fatal(), self._budget.spending(self._model.device):
-                turn = self._turn(index, optimizer)
-                self._measuring = index, self._meters[index].learning_rates(turn)
-                self._queues[index].rotate(-len(turn))
-                self._meters[index].before(turn)
+                self._measuring = index, self._turns_of(index, optimizer).before()
 
-    def _turn(self, index: int, optimizer: Optimizer) -> list[MeasuredSet]:
-        """What to measure now: on a limited budget the sets that have waited longest."""
-        if index not in self._meters:
-            everything = self._model, self._neurons.found, self.max_neurons
-            self._meters[index] = UpdateMeter(
-                optimizer, *everything, sharded=self._processes.sharded, compares=self._processes.lead
-            )
-            self._queues[index] = deque(self._portions(self._meters[index]))
-        elif self._meters[index].refresh():
-            self._queues[index] = deque(self._portions(self._meters[index]))
-        queue, expected = self._queues[index], 0.0
-        turn: list[MeasuredSet] = []
-        for one in queue:
-            if self.max_overhead is not None:
-                expected += expected_seconds([one], self.max_neurons)
-                if turn and expected > _SECONDS_PER_TURN:
-                    break
-            turn.append(one)
-        return turn
-
-    def _portions(self, meter: UpdateMeter) -> list[MeasuredSet]:
-        """The sets of a meter, on a limited budget none that takes longer than a turn if it can be divided."""
-        if self.max_overhead is None:
-            return meter.sets
-        portions: list[MeasuredSet] = []
-        for one in meter.sets:
-            parts = math.ceil(expected_seconds([one], self.max_neurons) / max(_SECONDS_PER_TURN, 1e-9))
-            portions += one.split(-(-len(one.groups) // parts)) if isinstance(one, AlikeGroups) else [one]
-        return portions
+    def _turns_of(self, index: int, optimizer: Optimizer) -> Turns:
+        if index not in self._turns:
+            limited = self.max_overhead is not None
+            everything = self._model, self._neurons.found, self.max_neurons, self._processes
+            self._turns[index] = Turns(optimizer, *everything, limited)
+        return self._turns[index]
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
         """Compare the neurons with those that were kept; what comes of it is read later."""
@@ -340,7 +280,7 @@ class BiLipschitzMonitor(OptionedCallback):
         measurement = None
         if rates:
             with self._announcer.never_fatal(), self._budget.spending(self._model.device):
-                measurement = self._meters[index].after()
+                measurement = self._turns[index].after()
         self._pending.append(_Pending(logger_step(self._trainer), rates, measurement))
         self.hear("on_train_batch_end", True)
 
@@ -409,7 +349,7 @@ class BiLipschitzMonitor(OptionedCallback):
             return {}
         self._current |= latest
         coverage = {BILIPSCHITZ.coverage: self._budget.coverage}
-        return _metrics(latest, self._current.values(), self.broken_updates) | coverage
+        return update_metrics(latest, self._current.values(), self.broken_updates) | coverage
 
     def _of_one(self, update: _Pending, measurement: Measurement) -> list[BiLipschitzRecord]:
         order = {group.name: number for number, group in enumerate(self._neurons.found)}
@@ -423,7 +363,7 @@ class BiLipschitzMonitor(OptionedCallback):
                     kind=f"diverged {group.name}",
                 )
             else:
-                records.append(_record(update.step, group, float(update.rates[group.name]), constants))
+                records.append(record_of(update.step, group, float(update.rates[group.name]), constants))
         return sorted(records, key=lambda record: order.get(record.group, 0))
 
 
@@ -432,33 +372,3 @@ def _needs_all(trainer: Any) -> bool:
     following, every = logger_step(trainer) + 1, trainer.log_every_n_steps
     due = every > 0 and (following % every == 0 or (following + 1) % every == 0)
     return due or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-
-
-def _record(step: int, group: NeuronGroup, rate: float, constants: BiLipschitz) -> BiLipschitzRecord:
-    critical = constants.criticality
-    return BiLipschitzRecord(
-        step,
-        group.name,
-        rate,
-        constants.lower,
-        constants.upper,
-        constants.distortion,
-        critical,
-        rate / critical if critical != 0 else math.inf,
-        constants.n_unresolved,
-    )
-
-
-def _metrics(
-    records: dict[str, BiLipschitzRecord], current: Iterable[BiLipschitzRecord], broken_updates: int
-) -> dict[str, float]:
-    keys = BILIPSCHITZ
-    metrics: dict[str, float] = {keys.of_run("broken_updates"): broken_updates}
-    for name, record in records.items():
-        metrics |= {keys.of_group(name, field): getattr(record, field) for field in keys.group}
-    resolved = [record for record in current if not math.isnan(record.criticality)]
-    if resolved:
-        metrics[keys.of_run("learning_rate")] = max(record.learning_rate for record in resolved)
-        metrics[keys.of_run("criticality")] = max(record.criticality for record in resolved)
-        metrics[keys.of_run("critical_lr")] = min(record.critical_lr for record in resolved)
-    return metrics

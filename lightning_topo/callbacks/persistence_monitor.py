@@ -186,9 +186,11 @@ class PersistenceMonitor(OptionedCallback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the groups, and take the first snapshots, unless a checkpoint brought them."""
-        self.hear("on_train_batch_start", False)
         with self._budget.spending(pl_module.device, kind="discovery"):
             found = self._neurons.find(trainer, pl_module, batch, self._processes)
+        if not self._neurons.ready:
+            return  # an empty batch
+        self.hear("on_train_batch_start", False)
         if found:
             self._begin(trainer, pl_module, found)
         if self._processes.lead:

@@ -14,28 +14,34 @@ _ON = {"1", "true", "yes", "on", "all"}
 
 
 def callbacks_from_environment() -> list[OptionedCallback]:
-    """The monitors that ``LIGHTNING_TOPO`` asks for, for every Trainer that is made.
+    """The callbacks that ``LIGHTNING_TOPO`` asks for, for every Trainer that is made.
 
     ``LIGHTNING_TOPO=1`` adds the three monitors with their defaults, ``LIGHTNING_TOPO=bilipschitz,persistence``
-    chooses. A monitor added so does nothing in a Trainer that holds one of its kind already.
+    chooses. What changes training is added only by name: ``control`` (TopologicalRateControl) and ``clipping``
+    (TopologicalStepClipping). One that is added so does nothing in a Trainer that holds one of its kind already.
 
     Returns:
         New callbacks; an empty list when the variable is unset or 0.
 
     Raises:
-        ValueError: When the variable names no monitor; the message lists the names.
+        ValueError: When the variable names no callback; the message lists the names.
     """
     asked = os.environ.get(VARIABLE, "").strip().lower()
     if asked in _OFF:
         return []
-    from lightning_topo.callbacks import BiLipschitzMonitor, PersistenceMonitor, SharpnessMonitor
+    from lightning_topo import callbacks as ours
 
-    kinds = {"bilipschitz": BiLipschitzMonitor, "persistence": PersistenceMonitor, "sharpness": SharpnessMonitor}
-    names = list(kinds) if asked in _ON else list(dict.fromkeys(part.strip() for part in asked.split(",")))
+    monitors: dict[str, type[OptionedCallback]] = {
+        "bilipschitz": ours.BiLipschitzMonitor,
+        "persistence": ours.PersistenceMonitor,
+        "sharpness": ours.SharpnessMonitor,
+    }
+    kinds = monitors | {"control": ours.TopologicalRateControl, "clipping": ours.TopologicalStepClipping}
+    names = list(monitors) if asked in _ON else list(dict.fromkeys(part.strip() for part in asked.split(",")))
     unknown = [name for name in names if name not in kinds]
     if unknown:
         raise ValueError(f"{VARIABLE} takes 1, 0 or a list of {', '.join(kinds)}; but got {', '.join(unknown)!r}.")
-    monitors: list[OptionedCallback] = [kinds[name]() for name in names]
-    for monitor in monitors:
-        monitor.from_environment = True
-    return monitors
+    added: list[OptionedCallback] = [kinds[name]() for name in names]
+    for callback in added:
+        callback.from_environment = True
+    return added

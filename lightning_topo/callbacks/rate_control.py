@@ -281,14 +281,17 @@ class TopologicalRateControl(OptionedCallback):
         """The schedule's shape by the batches that have stepped, None for what the run's own schedulers do."""
         trainer, name = self._trainer, str(self.schedule)
         if name == "auto":
-            if any(scheduler.optimizer is optimizer for scheduler in schedulers):
+            by_hand = any(
+                "initial_lr" in group for group in optimizer.param_groups
+            )  # of a scheduler that we do not know
+            if by_hand or any(scheduler.optimizer is optimizer for scheduler in schedulers):
                 return None
             name = "cosine" if math.isfinite(updates) else "constant"
-            how = (
-                f"a warm-up and a cosine to 0 over {updates:,.0f} updates"
-                if name == "cosine"
-                else ("a constant rate, as the length of the run is not known; a smaller share suits that better")
-            )
+            if name == "cosine":
+                how = f"a warm-up and a cosine to 0 over {updates:,.0f} updates"
+                how += ", which max_time may cut short" if _is_timed(trainer) else ""
+            else:
+                how = "a constant rate, as the length of the run is not known; a smaller share suits that better"
             rank_zero_info(
                 trainer, f"{type(self).__name__}: no scheduler, so the rate has the shape of {how} (schedule={name!r})."
             )
@@ -339,6 +342,10 @@ _UNSEEN = (
     "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
     "call its step()."
 )
+
+
+def _is_timed(trainer: Any) -> bool:
+    return any(type(callback).__name__ == "Timer" for callback in trainer.callbacks)
 
 
 def _total_updates(trainer: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -22,6 +23,13 @@ from lightning_topo.clipping import FiniteGuard, GroupUpdate, StepClipper, requi
 from lightning_topo.sharding import measured_model, require_whole_updates
 from lightning_topo.updates import StepHooks, UnseenUpdates
 
+# Where most of so many updates in a row were scaled back, the bound sets the pace.
+_RECENT = 100
+_OFTEN = (
+    "{} of the last {} updates were scaled back at step {}: the bound sets the pace, not the learning rate, and what "
+    "the optimizer remembers starts anew each time. Choose a lower learning rate (TopologicalRateControl needs none, "
+    "TopologicalLearningRateFinder finds one), or a larger max_criticality."
+)
 _UNSEEN = (
     "Neurons moved although no optimizer of the Trainer made a step that TopologicalStepClipping could see, so that it "
     "cannot keep its bound: an optimizer steps within the backward pass, by another method than step() (as SAM's "
@@ -124,6 +132,7 @@ class TopologicalStepClipping(OptionedCallback):
         self._of_neurons: set[int] = set()
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
 
     @property
     def ready(self) -> bool:
@@ -219,7 +228,7 @@ class TopologicalStepClipping(OptionedCallback):
 
     def _listening(self) -> bool:
         """Whether the run's own updates are being made: a search within it sets its callbacks aside."""
-        return bool(self._neurons.found) and any(callback is self for callback in self._trainer.callbacks)
+        return bool(self._neurons.found) and self in self._trainer.callbacks
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
@@ -244,10 +253,14 @@ class TopologicalStepClipping(OptionedCallback):
             self._guard(index)
             return
         clipper = self._clippers[index]
-        self.clipped_updates += clipper.after(exact=self._logs_now)
+        clipped = clipper.after(exact=self._logs_now)
+        self.clipped_updates += clipped
         self.updates += 1
         step = logger_step(self._trainer)
         self._warn_of(clipper, step)
+        self._recent.append(clipped)
+        if len(self._recent) == _RECENT and 2 * sum(self._recent) > _RECENT:
+            self._announcer.warn_once(_OFTEN.format(sum(self._recent), _RECENT, step), kind="often")
         remember(self.history, [ClippingRecord(step, *astuple(update)) for update in clipper.last])
         if self._logs_now:
             self._latest += clipper.last

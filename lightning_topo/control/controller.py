@@ -20,7 +20,7 @@ from lightning_topo.sharding import held_here
 from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter, expected_seconds
 
 # A window ends when this share of the K that is predicted of an update is above what the rule remembers.
-_ALARM = 0.5
+_ALARM = 0.4
 # As good as all of them, by the measurements of docs/evidence/rate-control-settings.md.
 _NEURONS = 64
 

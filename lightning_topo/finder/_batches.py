@@ -14,9 +14,14 @@ from torch.utils.data import DataLoader
 
 from lightning_topo.copy_or_same import copy_or_same
 from lightning_topo.finder._sources import Sources
+from lightning_topo.neurons import is_empty_batch
 
 # Where the parts of a data loader that draw an order hang.
 _SAMPLER_LINKS = ("sampler", "batch_sampler")
+
+
+# Batches that are looked at for one that is not empty.
+_FIRST_BATCHES = 10
 
 
 class BatchStream:
@@ -54,6 +59,20 @@ class BatchStream:
         batch, *rest = self._batches[index]
         # A training step may change it in place, and the next trial must not see that.
         return (copy_or_same(batch), *rest)
+
+
+def first_with_items(trainer: Any, sources: Sources) -> Any:
+    """The first batch of the run that is not empty, on the module's device."""
+    stream = BatchStream(trainer, sources=sources)
+    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not is_empty_batch(batch)), None)
+    if batch is None:
+        raise ValueError(
+            f"expected a batch with items among the first {_FIRST_BATCHES}, to find the neurons with, but all are "
+            "empty; check the data, or set the model's example_input_array"
+        )
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 # Distributed samplers shuffle by epoch: another order is an epoch that the run is unlikely to reach.

@@ -1,10 +1,8 @@
-"""The random state of all generators that a training step may draw from."""
+"""The state of the global random generators."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +37,3 @@ class RandomState:
             torch.cuda.set_rng_state_all(self.cuda)
         if self.mps is not None:
             torch.mps.set_rng_state(self.mps)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the random state as it was, whatever is drawn inside."""
-    state = RandomState.capture()
-    try:
-        yield
-    finally:
-        state.restore()

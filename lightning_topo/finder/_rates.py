@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._run_state import nested
+from lightning_topo.finder._optimizer_state import nested
 
 # Rates that a scheduler keeps in the parameter groups: where it starts, peaks and ends.
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset
 
+from lightning_topo.finder._kept_attributes import KeptAttributes
+from lightning_topo.finder._optimizer_state import OptimizerState, nested
 from lightning_topo.finder._random_state import RandomState
-from lightning_topo.finder._reachable import CONTAINERS, is_opaque
-from lightning_topo.finder._sources import Sources, contents, put_back
+from lightning_topo.finder._reachable import is_opaque
+from lightning_topo.finder._sources import Sources
 from lightning_topo.finder._tensor_state import TensorState
 
 # The launcher of sub-processes must keep track of those that it has started.
@@ -45,16 +43,16 @@ class RunState:
         schedulers = [inner for config in trainer.lr_scheduler_configs for inner in nested(config.scheduler)]
         random = RandomState.capture()
         self._intact = False
-        self._lightning = [_Attributes(item) for item in _lightning_objects(trainer)]
-        self._schedulers = [_Attributes(scheduler) for scheduler in schedulers]
-        self._optimizers = [_OptimizerState(optimizer) for optimizer in optimizers]
+        self._lightning = [KeptAttributes(item) for item in _lightning_objects(trainer)]
+        self._schedulers = [KeptAttributes(scheduler) for scheduler in schedulers]
+        self._optimizers = [OptimizerState(optimizer) for optimizer in optimizers]
         self._tensors = [TensorState(t) for t in _tensors(module)]
-        self._modules = [_Attributes(part) for part in module.modules()]
+        self._modules = [KeptAttributes(part) for part in module.modules()]
         self._plugins = _scalers(trainer)
         self._fixed = [trainer, *optimizers, *schedulers, *module.modules(), *(t.tensor for t in self._tensors)]
         self._fixed += [item.owner for item in self._lightning]
         data = {**(data or {}), "datamodule": trainer.datamodule or (data or {}).get("datamodule")}
-        self._data_modules = [_Attributes(item) for item in data.values() if _is_data_module(item)]
+        self._data_modules = [KeptAttributes(item) for item in data.values() if _is_data_module(item)]
         shared = self._shared()
         opaque = [name for name, value in shared.items() if is_opaque(value)]
         self.sources = Sources({**self._roots(trainer, data), **shared}, self._fixed, opaque)
@@ -112,83 +110,6 @@ class RunState:
         return shared
 
 
-class _Attributes:
-    """The attributes of an object, and the contents of those that are plain containers."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-        self._values = dict(vars(owner))
-        self._contents = [contents(value) for value in self._values.values() if isinstance(value, CONTAINERS)]
-
-    def branch(self, memo: dict[int, Any]) -> None:
-        """Replace the attributes by deep copies where that is possible."""
-        for name, value in self._copied():
-            with suppress(Exception):  # what cannot be copied stays shared
-                vars(self.owner)[name] = copy.deepcopy(value, memo)
-
-    def shared(self, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
-        """The attributes that a branch does not copy, as they are too large or cannot be copied."""
-        copied = dict(self._copied())
-        for name, value in self._values.items():
-            if name not in copied and isinstance(value, (Dataset, DataLoader)):
-                yield name, value
-            elif name in copied:
-                try:
-                    copy.deepcopy(value, dict(memo))
-                except Exception:  # whatever copying an object of the user's may raise
-                    yield name, value
-
-    def _copied(self) -> Iterator[tuple[str, Any]]:
-        for name, value in self._values.items():
-            if name.startswith("_") and name.endswith(("_hooks", "_parameters", "_buffers", "_modules", "_trainer")):
-                continue  # the module's own tables, whose contents restore() puts back
-            if not isinstance(value, (Dataset, DataLoader)):  # too large to copy
-                yield name, value
-
-    def restore(self) -> None:
-        put_back(vars(self.owner), self._values)
-        for restore in self._contents:
-            restore()
-
-
-class _OptimizerState:
-    """State and parameter groups of an optimizer."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._attributes = _Attributes(optimizer)
-        self._state = optimizer.state
-        self._content = dict(optimizer.state)
-        self._groups = [(group, dict(group), list(group["params"])) for group in optimizer.param_groups]
-        # A rate may be a tensor, which is written in place.
-        rates = [group.get("lr") for group in optimizer.param_groups]
-        self._rates = [(rate, rate.clone()) for rate in rates if isinstance(rate, Tensor)]
-
-    def branch(self) -> None:
-        for key, value in self._content.items():
-            self._state[key] = _cloned(value)
-
-    def restore(self) -> None:
-        self._attributes.restore()
-        self._state.clear()
-        self._state.update(self._content)
-        for group, values, params in self._groups:
-            values["params"][:] = params
-            group.clear()
-            group.update(values)
-        for rate, value in self._rates:
-            rate.copy_(value)
-
-
-def _cloned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _cloned(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_cloned(item) for item in value)
-    return value
-
-
 def _tensors(module: nn.Module) -> list[Tensor]:
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return [tensor for tensor in tensors.values() if not is_lazy(tensor)]
@@ -196,16 +117,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 def _is_data_module(item: Any) -> bool:
     return any(cls.__name__ == "LightningDataModule" for cls in type(item).__mro__)
-
-
-def nested(item: Any) -> Iterator[Any]:
-    """An optimizer or scheduler, and those of its kind that it wraps (SAM, Lookahead; SequentialLR)."""
-    yield item
-    kind = Optimizer if isinstance(item, Optimizer) else LRScheduler
-    for value in vars(item).values():
-        for inner in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(inner, kind) and inner is not item:
-                yield from nested(inner)
 
 
 def _scalers(trainer: Any) -> list[tuple[Any, Any]]:

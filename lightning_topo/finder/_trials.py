@@ -14,13 +14,12 @@ from torch.optim import Optimizer
 from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
 from lightning_topo.finder._interrupts import DeferredSignals, surely
-from lightning_topo.finder._isolation import isolate
+from lightning_topo.finder._isolation import isolate_trial
 from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._trial_meter import TrialMeter
 from lightning_topo.finder.result import Trial
 from lightning_topo.neurons import NeuronGroup
-from lightning_topo.updates import is_step_hook
 
 # A gradient scaler may skip the first updates; a model that never steps is an error.
 _MAX_BATCHES_WITHOUT_STEP = 100
@@ -85,7 +84,7 @@ class TrialRunner:
         def hold() -> Trial | None:
             self._run_state.branch()
             watch = _Watch(self._trainer, self._meters, self._rates, lr)
-            _isolate(self._trainer, watch)
+            isolate_trial(self._trainer, watch)
             with watch.hooks():
                 return watch.trial() if self._run(watch, stream) else None
 
@@ -229,29 +228,3 @@ def _largest_anywhere(strategy: Any, value: float) -> float:
     """The largest value over all processes, so that all take the same decisions."""
     tensor = torch.tensor(value, device=strategy.root_device)
     return float(strategy.reduce(tensor, reduce_op="max"))
-
-
-def _isolate(trainer: Any, watch: _Watch) -> None:
-    """Let only ``watch`` see the batches that are run. What is set here, the run state puts back."""
-    isolate(trainer, watch)
-    loop = trainer.fit_loop.epoch_loop
-    loop._restarting = False
-    loop._results = type(loop._results)(training=True)
-    loop.update_lr_schedulers = _keep_rates
-    trainer._logger_connector.reset_metrics()
-    trainer._logger_connector._first_loop_iter = None
-    for optimizer in trainer.optimizers:
-        for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
-            for key in [key for key, hook in hooks.items() if _belongs_to_callback(hook)]:
-                del hooks[key]
-
-
-def _keep_rates(*args: Any, **kwargs: Any) -> None:
-    """In the place of the loop's stepping of schedulers."""
-
-
-def _belongs_to_callback(hook: Any) -> bool:
-    if is_step_hook(hook):
-        return True
-    owner = getattr(getattr(hook, "func", hook), "__self__", None)
-    return any(cls.__name__ == "Callback" and "lightning" in cls.__module__ for cls in type(owner).__mro__)

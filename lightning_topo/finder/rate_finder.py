@@ -10,12 +10,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
 from lightning_topo._user_warning import warn_user
 from lightning_topo.finder._attribute import LearningRateAttribute
-from lightning_topo.finder._batches import BatchStream
+from lightning_topo.finder._batches import first_with_items
 from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
@@ -26,7 +23,7 @@ from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.overruled import RateWatch
 from lightning_topo.finder.result import TopologicalLRResult
 from lightning_topo.finder.search import CriticalRateSearch
-from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, select_groups
+from lightning_topo.neurons import NeuronGroup, example_inputs_from_batch, is_empty_batch, select_groups
 from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
@@ -35,8 +32,6 @@ _ADVICE = {
     "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
     "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
 }
-# Batches that are looked at for one that is not empty.
-_FIRST_BATCHES = 10
 
 
 class RateFinder:
@@ -182,8 +177,8 @@ class RateFinder:
         declared = getattr(module, "example_input_array", None) is not None
         # Groups given by hand are taken as they are: the module may have no forward, or not be copyable.
         example = None if by_hand or declared else example_inputs_from_batch(module, batch)
-        if example is not None and _is_empty(batch):
-            example = example_inputs_from_batch(module, _first_with_items(trainer, run_state))
+        if example is not None and is_empty_batch(batch):
+            example = example_inputs_from_batch(module, first_with_items(trainer, run_state.sources))
         with run_state.sources.kept():
             return select_groups(module, wanted, example)
 
@@ -219,24 +214,6 @@ def _answer(trainer: Any, signals: DeferredSignals) -> None:
     # Lightning looks only after the next batch: there is to be none at a rate that nobody chose.
     if trainer.received_sigterm:
         raise import_module(f"{lightning_of(trainer)}.utilities.exceptions").SIGTERMException
-
-
-def _is_empty(batch: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in tree_leaves(batch))
-
-
-def _first_with_items(trainer: Any, run_state: RunState) -> Any:
-    """The first batch of the run that is not empty, on the module's device."""
-    stream = BatchStream(trainer, sources=run_state.sources)
-    batch = next((batch for batch, *_ in (stream[i] for i in range(_FIRST_BATCHES)) if not _is_empty(batch)), None)
-    if batch is None:
-        raise ValueError(
-            f"expected a batch with items among the first {_FIRST_BATCHES}, to find the neurons with, but all are "
-            "empty; check the data, or set the model's example_input_array"
-        )
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _require_moved(trainer: Any, module: Any, groups: Sequence[NeuronGroup]) -> None:

@@ -187,18 +187,18 @@ def least_square(dtype: torch.dtype) -> float:
 
 def mixed_integers(count: int, device: torch.device) -> Tensor:
     """So many integers of 32 bits without a pattern, always the same, made where they are needed."""
-    x = torch.arange(1, count + 1, device=device).mul_(0x9E3779B97F4A7C1)
+    # No number is twice another one, for that would show in the result.
+    x = torch.arange(2**40, 2**40 + count, device=device).mul_(0x9E3779B97F4A7C1)
     return x.bitwise_xor_(x >> 29).mul_(0x2545F4914F6CDD1D).__rshift__(31).to(torch.int32)
 
 
 def hashes(points: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Numbers of 32 bits that are equal for points whose coordinates are all equal, and else rarely, shape (..., n)."""
     bits = points.view(torch.int32)
-    count = bits.shape[-1]
-    factors = torch.arange(0x9E3779B1, 0x9E3779B1 * (count + 1), 0x9E3779B1, device=points.device).to(torch.int32)
+    factors = mixed_integers(bits.shape[-1], points.device)
     # The low bits of numbers in half precision are all zero.
     mixed = torch.bitwise_right_shift(bits, 15, out=None if scratch is None else scratch.view(torch.int32))
-    return mixed.bitwise_xor_(bits).mul_(factors.mul_(factors)).sum(-1, dtype=torch.int32)
+    return mixed.bitwise_xor_(bits).mul_(factors).sum(-1, dtype=torch.int32)
 
 
 def _kept(dtype: torch.dtype) -> bool:

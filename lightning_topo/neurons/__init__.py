@@ -1,7 +1,7 @@
 """What a neuron is in a given network: specification, discovery, exchange test, selection."""
 
 from lightning_topo.neurons.discovery import Discovery, UncoveredAxis, discover_neurons, find_neuron_groups
-from lightning_topo.neurons.exchange.example import ExampleCall, example_inputs_from_batch
+from lightning_topo.neurons.exchange.example import ExampleCall, example_inputs_from_batch, is_empty_batch
 from lightning_topo.neurons.exchange.sandbox import NoTrialRunError
 from lightning_topo.neurons.exchange.symmetry import is_permutation_symmetric
 from lightning_topo.neurons.group import NeuronGroup
@@ -18,6 +18,7 @@ __all__ = [
     "discover_neurons",
     "example_inputs_from_batch",
     "find_neuron_groups",
+    "is_empty_batch",
     "is_permutation_symmetric",
     "select_groups",
 ]

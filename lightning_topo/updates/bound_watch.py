@@ -17,8 +17,8 @@ from lightning_topo.updates.placement import AlikeGroups, Placement
 # New distances are taken where the way since the last ones leaves too little, if the update alone would stay this far
 # below the bound: otherwise they would not help.
 _WORTH_NEW_DISTANCES = 0.7
-# Groups of up to this many n² D are looked at as a whole, about ten milliseconds on one core, others among so many.
-_ALWAYS_WHOLE = 10**8
+# Groups of up to this many n² D are looked at as a whole, about a millisecond on one core, others among so many.
+_ALWAYS_WHOLE = 2**24
 _FASTEST = 64
 
 

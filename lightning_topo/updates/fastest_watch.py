@@ -11,16 +11,16 @@ from lightning_topo.functional.near_bound import displacement_lengths
 from lightning_topo.updates.placement import AlikeGroups, Placement
 
 # As good as all of them for telling when to measure: docs/evidence/rate-control-settings.md.
-_WATCHED = 16
+_WATCHED = 64
 
 
 class FastestWatch:
-    r"""Follows the 16 neurons of each group that moved most in the last measured window.
+    r"""Follows the 64 neurons of each group that moved most in the last measured window.
 
     .. math:: \hat\kappa_g = \kappa_g \, \ell_g / L_g
 
     with κ and their longest displacement L of that window, for an update in which their longest displacement is ℓ, all
-    lengths about the mean of the 16. O(16 D) an update.
+    lengths about the mean of the 64. O(64 D) an update.
 
     Args:
         placement: Where the groups lie.

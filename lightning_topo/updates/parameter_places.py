@@ -29,4 +29,7 @@ class ParameterPlaces:
     @property
     def hold(self) -> bool:
         """Whether each is still where it was; a tenth of a microsecond for each."""
-        return all(table.get(key) is parameter for table, key, parameter in self._places)
+        for table, key, parameter in self._places:  # noqa: SIM110 - twice as fast as all() of a generator
+            if table.get(key) is not parameter:
+                return False
+        return True

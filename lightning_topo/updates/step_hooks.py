@@ -39,8 +39,7 @@ class StepHooks:
 
     def attached_to(self, optimizers: Sequence[Optimizer]) -> bool:
         """Whether these are the very optimizers that it listens to."""
-        own = self.optimizers
-        return len(own) == len(optimizers) and all(a is b for a, b in zip(own, optimizers, strict=True))
+        return self.optimizers == list(optimizers)
 
     def release(self) -> None:
         """Listen no more."""

@@ -193,3 +193,39 @@ def test_callbacks_can_be_pickled_and_cloned():
     for monitor in (lt.BiLipschitzMonitor("net.*"), lt.PersistenceMonitor(), lt.SharpnessMonitor()):
         assert pickle.loads(pickle.dumps(monitor)).state_key == monitor.state_key
         assert copy.deepcopy(monitor).state_key == monitor.state_key
+
+
+class EmptyFirst(torch.utils.data.IterableDataset):
+    """Batches of their own size, of which the first is empty."""
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        for size in (0, 8, 8, 8, 5):
+            x = torch.randn(size, 6, generator=generator)
+            yield x, (x[:, 0] > 0).long()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: lt.BiLipschitzMonitor(max_overhead=None),
+        lambda: lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1),
+        lambda: lt.TopologicalStepClipping(0.01),
+        lambda: lt.TopologicalRateControl(),
+    ],
+)
+def test_an_empty_first_batch(make, classifier, trainer):
+    class Careful(type(classifier())):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) if len(batch[0]) else None
+
+    torch.manual_seed(0)
+    module = Careful()
+    module.net[1] = nn.Identity()  # BatchNorm refuses an empty batch
+    callback = make()
+    made = trainer([callback], max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*training_step. returned .None.")
+        made.fit(module, torch.utils.data.DataLoader(EmptyFirst(), batch_size=None))
+    assert made.global_step >= 4
+    assert callback.history or callback.state_dict()["updates"] == 4

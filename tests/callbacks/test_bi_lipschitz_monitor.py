@@ -135,7 +135,7 @@ def untimed(**options):
 
 
 def test_without_a_limit_all_groups_of_a_large_model_are_measured(classifier, trainer, data, recorder, monkeypatch):
-    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._SECONDS_PER_TURN", 0.0)
+    monkeypatch.setattr("lightning_topo.callbacks._turns.SECONDS_PER_TURN", 0.0)
     monitor = lt.BiLipschitzMonitor(max_overhead=None)
     trainer([monitor], logger=[recorder], max_epochs=1).fit(classifier(), data())
     assert [(r.step, r.group) for r in monitor.history] == [(k, name) for k in range(12) for name in ("net.0", "net.4")]
@@ -143,7 +143,7 @@ def test_without_a_limit_all_groups_of_a_large_model_are_measured(classifier, tr
 
 
 def test_groups_of_a_large_model_take_turns(classifier, trainer, data, recorder, monkeypatch):
-    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._SECONDS_PER_TURN", 0.0)
+    monkeypatch.setattr("lightning_topo.callbacks._turns.SECONDS_PER_TURN", 0.0)
     clock, monitor = untimed()
     trainer([clock, monitor], logger=[recorder]).fit(classifier(), data())
     assert [record.group for record in monitor.history] == ["net.0", "net.4"] * 12
@@ -157,7 +157,7 @@ def test_groups_of_a_large_model_take_turns(classifier, trainer, data, recorder,
 
 def test_turns_are_those_of_the_optimizer(classifier, trainer, data, monkeypatch):
     """Only the second group is trained: no update is wasted on the turn of the first."""
-    monkeypatch.setattr("lightning_topo.callbacks.bi_lipschitz_monitor._SECONDS_PER_TURN", 0.0)
+    monkeypatch.setattr("lightning_topo.callbacks._turns.SECONDS_PER_TURN", 0.0)
     groups = [lt.NeuronGroup(name, (lt.Member(f"{name}.bias"),)) for name in ("net.0", "net.6")]
     monkeypatch.setattr("lightning_topo.callbacks._found_groups.select_groups", lambda *args: tuple(groups))
     clock, monitor = untimed(groups=groups)

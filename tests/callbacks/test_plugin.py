@@ -43,6 +43,23 @@ def test_a_list_chooses(trainer, monkeypatch):
     assert [type(callback) for callback in ours(trainer())] == [lt.SharpnessMonitor, lt.BiLipschitzMonitor]
 
 
+def test_what_changes_training_is_added_by_name(classifier, trainer, data, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_TOPO", "control,clipping")
+    made = trainer(max_epochs=1)
+    control, clipping = (
+        callback
+        for callback in made.callbacks
+        if isinstance(callback, (lt.TopologicalRateControl, lt.TopologicalStepClipping))
+    )
+    made.fit(classifier(), data())
+    assert control.state_dict()["controllers"][0]["updates"] == clipping.updates == 12
+    mine = lt.TopologicalStepClipping(0.5)
+    made = trainer([mine], max_epochs=1)
+    made.fit(classifier(), data())
+    assert mine.updates == 12
+    assert [c.updates for c in made.callbacks if isinstance(c, lt.TopologicalStepClipping) and c is not mine] == [0]
+
+
 def test_the_other_import_name(tmp_path, monkeypatch):
     lightning = pytest.importorskip("lightning.pytorch")
     monkeypatch.setenv("LIGHTNING_TOPO", "bilipschitz")
@@ -101,5 +118,5 @@ def test_a_model_without_neurons_still_trains(trainer, data, monkeypatch):
 
 def test_an_unknown_monitor_is_an_error(monkeypatch):
     monkeypatch.setenv("LIGHTNING_TOPO", "betti")
-    with pytest.raises(ValueError, match="bilipschitz, persistence, sharpness; but got 'betti'"):
+    with pytest.raises(ValueError, match="bilipschitz, persistence, sharpness, control, clipping; but got 'betti'"):
         callbacks_from_environment()

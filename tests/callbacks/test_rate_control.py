@@ -334,3 +334,33 @@ def test_tuner_searches_are_left_alone(classifier, trainer):
     with pytest.warns(UserWarning, match="finder beside it is not needed"):
         made.fit(module, loader())
     assert control.state_dict()["controllers"][0]["updates"] == 12
+
+
+def test_a_scheduler_that_is_stepped_by_hand_gives_the_shape(classifier, trainer, recorder, caplog):
+    class ByHand(Classifier):
+        automatic_optimization = False
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.3)
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1.0 if t < 12 else 1e-4)
+            return optimizer
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+            self.schedule.step()
+
+    torch.manual_seed(0)
+    with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
+        trainer([lt.TopologicalRateControl()], logger=[recorder]).fit(ByHand(), loader())
+    rates = dict(recorder.series("control.learning_rate"))
+    assert rates[12] < 1e-3 * rates[11]
+    assert not any("no scheduler" in record.message for record in caplog.records)
+
+
+def test_a_run_that_is_limited_in_time_is_said_to_be(classifier, trainer, caplog):
+    with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
+        fit(trainer, classifier(adam), lt.TopologicalRateControl(), max_time="00:01:00:00")
+    assert any("which max_time may cut short" in record.message for record in caplog.records)

@@ -1,6 +1,7 @@
 """TopologicalStepClipping in a Trainer: every update is measured by a monitor beside it."""
 
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -369,3 +370,14 @@ def test_two_processes_stay_together(classifier, trainer, data, tmp_path):
     assert same(first[2], second[2])
     assert first[1] == second[1] > 0
     assert max(first[0]) <= BOUND
+
+
+@pytest.mark.parametrize(("bound", "warned"), [(1e-4, 1), (1.0, 0)])
+def test_a_bound_that_sets_the_pace_is_said_once(bound, warned, classifier, trainer, data):
+    clipping = lt.TopologicalStepClipping(bound)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer([clipping], max_epochs=12).fit(classifier(), data())
+    said = [str(w.message) for w in caught if "the bound sets the pace" in str(w.message)]
+    assert len(said) == warned
+    assert not warned or "100 of the last 100 updates were scaled back at step 99" in said[0]

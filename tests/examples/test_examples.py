@@ -68,5 +68,7 @@ def test_many_processes(tmp_path):
 def test_many_gpus(strategy, tmp_path):
     """Over nccl, on as many devices as there are (1, 2 or 4: they share a batch)."""
     devices = max(n for n in (1, 2, 4) if n <= torch.cuda.device_count())
+    if strategy == "fsdp1" and devices == 1:
+        pytest.skip("FSDP1 shards nothing in a world of one")
     expected = many_processes("one", "cuda", 1, tmp_path)
     assert many_processes(strategy, "cuda", devices, tmp_path) == pytest.approx(expected, rel=5e-3)

@@ -160,6 +160,14 @@ def test_integers_whose_hashes_are_few():
         assert not certain or found.n_unresolved == exact.n_unresolved
 
 
+def test_points_that_differ_by_few_roundings_have_different_hashes():
+    from lightning_topo.functional._products import hashes
+
+    steps = torch.cartesian_prod(*[torch.arange(-3, 4)] * 5).int()
+    points = (torch.full((len(steps), 5), 1.5).view(torch.int32) + steps).view(torch.float32)
+    assert len(hashes(points).unique()) == len(steps)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_diverged_cloud_is_said_and_spoils_no_other(value):
     p = noise(3, 20, 10).float()

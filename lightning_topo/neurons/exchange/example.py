@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_topo.copy_or_same import copy_or_same
 
@@ -183,3 +184,8 @@ def _map(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], 
     if isinstance(value, Mapping) and hasattr(value, "data"):  # transformers.BatchEncoding and other UserDicts
         return {key: _map(item, change, other) for key, item in value.items()}
     return other(value)
+
+
+def is_empty_batch(batch: Any) -> bool:
+    """Whether a tensor of a batch has no element."""
+    return any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in tree_leaves(batch))

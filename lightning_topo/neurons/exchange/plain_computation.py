@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,10 +33,11 @@ _TURN = threading.RLock()
 
 
 @contextmanager
-def plain_computation(model: nn.Module) -> Iterator[None]:
+def plain_computation(model: nn.Module, generators: Sequence[Any]) -> Iterator[None]:
     """No gradients, fused layers, compilation, warnings or lasting use of random numbers, in this thread.
 
-    Every trial starts from one random state, whatever has been drawn elsewhere since the last.
+    Every trial starts from one random state, whatever has been drawn elsewhere since the last; the user's own
+    ``generators`` are put back.
     """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = [device.index for device in devices if device.type == "cuda"]
@@ -48,7 +49,7 @@ def plain_computation(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what models may use)
-        stack.enter_context(generators_kept(model))
+        stack.enter_context(generators_kept(generators))
         _seed(cuda)
         stack.enter_context(UnfusedLayers())
         if "torch._dynamo.eval_frame" in sys.modules and hasattr(

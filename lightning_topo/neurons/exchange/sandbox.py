@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from lightning_topo.neurons.exchange.isolated_copy import isolated_copy, put_pla
 from lightning_topo.neurons.exchange.outputs import floating_tensors
 from lightning_topo.neurons.exchange.plain_computation import InDouble, plain_computation
 from lightning_topo.neurons.exchange.unfused import UnfusedAttention
+from lightning_topo.random_generators import reachable_generators
 from lightning_topo.sharding import sketches, unwrapped
 
 _HOW_TO_PASS = (
@@ -42,6 +43,7 @@ class Sandbox:
         in_double: Whether everything is computed in float64.
         output: What the first run returned.
         watcher: What watched the first run.
+        generators: Generators of the user's own that a forward pass may draw from.
     """
 
     model: nn.Module
@@ -49,10 +51,11 @@ class Sandbox:
     in_double: bool
     output: Any = None
     watcher: Any = None
+    generators: Sequence[Any] = ()
 
     def run(self, watch: Watch | None = None) -> Any:
         """Call the copy; every run starts from the same random state and leaves it as it was."""
-        with plain_computation(self.model):
+        with plain_computation(self.model, self.generators):
             call = self.call.copy()  # a forward pass may write to its input
             watching = watch(self.model, call) if watch else nullcontext()
             # Each mode sees what the one behind it asks for.
@@ -89,9 +92,10 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
                     f"{type(model).__name__} cannot be copied for a trial run: {failure}"
                 ) from failure
             continue
+        generators = reachable_generators(isolated)
         for call, fitted, whole in _attempts(calls, isolated, in_double):
             try:
-                sandbox = Sandbox(isolated, call.map(fitted), in_double)
+                sandbox = Sandbox(isolated, call.map(fitted), in_double, generators=generators)
                 if next(floating_tensors(sandbox.run(watch)), None) is None:
                     raise ValueError("it returns no floating-point tensor")
             except Exception as failure:  # noqa: PERF203 (whatever a forward pass may raise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_topo.neurons.tracing.axes import Axis, factor, segment, unify
+from lightning_topo.neurons.tracing.axes import Axis, factor_or_frozen, segment, segment_or_frozen, unify
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation, Value
@@ -38,7 +38,8 @@ def _group_norm(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, first)
     for value in vectors:
         axes[1] = _scaled(flow, op, value, axes[1])
-    factor(axes[1], op.arguments["group"])  # statistics are shared within a group: its channels stay together
+    # Statistics are shared within a group: its channels stay together.
+    factor_or_frozen(axes[1], op.arguments["group"], "its layout does not fit the groups")
     return _first_only(op, axes)
 
 
@@ -55,7 +56,8 @@ def _gated(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.arguments["self"])
     dim = op.arguments["dim"] % len(axes)
     half = axes[dim].size // 2
-    axes[dim] = unify(segment(axes[dim], 0, half), segment(axes[dim], half, 2 * half))
+    first, second = (segment_or_frozen(axes[dim], at, at + half, "cut in halves by a gate") for at in (0, half))
+    axes[dim] = unify(first, second)
     return [axes]
 
 
