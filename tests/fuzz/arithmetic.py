@@ -56,10 +56,14 @@ class Witness(pl.Callback):
         self.turned = 0
         self.shown: list[list[float]] = []
         self._handles: list[Any] = []
+        self._of: list[Any] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._handles = []
-        for optimizer in trainer.optimizers:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if [*map(id, self._of)] == [*map(id, trainer.optimizers)]:
+            return
+        self._release()
+        self._of = list(trainer.optimizers)
+        for optimizer in self._of:
             self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._before(pl_module)))
             self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after(pl_module)))
 
@@ -67,8 +71,12 @@ class Witness(pl.Callback):
         self.shown.append([float(group["lr"]) for o in trainer.optimizers for group in o.param_groups])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._release()
+
+    def _release(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._handles, self._of = [], []
 
     def _before(self, module: Any) -> None:
         self._finite = all(bool(p.isfinite().all()) for p in module.parameters())

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .draw import Run
 
-
-def outcome(run: Run) -> dict[str, Any]:
-    """Weights, states of optimizers, schedules and generators, batches, metrics, modes, hooks, switches of the process."""
-    module, trainer = run.module, run.trainer
+def outcome(module: Any, trainer: Any) -> dict[str, Any]:
+    """Weights, states of optimizers, schedules, generators, batches, metrics, modes, hooks, process-wide switches."""
     hooks = [len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in trainer.optimizers]
     cuts = torch.backends.cuda
     return {
@@ -23,6 +20,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "schedules": [_plain(config.scheduler) for config in trainer.lr_scheduler_configs],
         "random": (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()),  # noqa: NPY002
         "batches": module.seen,
+        "habits": module.habits.state(),
         "metrics": {name: value for name, value in trainer.callback_metrics.items() if "/" not in name},
         "modes": [m.training for m in module.modules()],
         "requires_grad": [p.requires_grad for p in module.parameters()],
@@ -64,8 +62,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b) or (a != a and b != b)
 
 
-def require_same(plain: Run, other: Run) -> None:
-    """Raise an AssertionError that names the parts in which two runs differ."""
-    first, second = outcome(plain), outcome(other)
+def require_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Raise an AssertionError that names the parts in which two outcomes differ."""
     differ = [part for part in first if not same(first[part], second[part])]
     assert not differ, f"differ: {', '.join(differ)}"

@@ -12,7 +12,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from .compare import outcome
 from .data import FORMS, SOURCES, draw_loader, parts
+from .extras import EXTRAS, Habits
+from .extras import callbacks as extra_callbacks
 from .models import MODELS, draw_network
 from .optimizers import OPTIMIZERS, SCHEDULES, draw_optimizers, schedule
 
@@ -30,29 +33,34 @@ class Module(pl.LightningModule):
         if draw.weights in _WEIGHTS:
             self.net.to(_WEIGHTS[draw.weights])
         self.seen: list[float] = []
+        self.habits = Habits(self, draw.extra)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
             x = x.to(next(self.net.parameters()).dtype)
-        return self.net(x)
+        return self.net(self.habits.on_input(x))
 
     def loss(self, batch: Any) -> Tensor:
         x, y = parts(batch)
         out = self(x)
         return nn.functional.cross_entropy(out if out.dtype == torch.float64 else out.float(), y)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.seen.append(float(parts(batch)[0].double().sum()))
         if self.automatic_optimization:
             loss = self.loss(batch)
             self.log("train_loss", loss, on_step=True, on_epoch=True)
-            return loss
+            return self.habits.on_loss(loss, len(self.seen))
         optimizers = self.optimizers()
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
+            loss = self.habits.on_loss(self.loss(batch), len(self.seen))
+            if loss is None:
+                continue
+            self.manual_backward(loss["loss"] if isinstance(loss, dict) else loss)
             optimizer.step()
-        for scheduler in self.lr_schedulers() or [] if isinstance(self.lr_schedulers(), list) else []:
+        schedulers = self.lr_schedulers()
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers] if schedulers else []:
             scheduler.step()
         return None
 
@@ -92,6 +100,7 @@ class Draw:
     several: bool = field(init=False)
     lr: float = field(init=False)
     schedule: str = field(init=False)
+    extra: str = field(init=False)
     flags: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +121,7 @@ class Draw:
             "several": several,
             "lr": 10 ** r.uniform(-4, largest),
             "schedule": r.choice(SCHEDULES),
+            "extra": r.choice(EXTRAS),
         }
         for name, value in drawn.items():
             object.__setattr__(self, name, value)
@@ -146,7 +156,7 @@ class Draw:
         _, takes = draw_network(self.model, random.Random(f"{self.seed} model"), False)
         return draw_loader(self.seed, takes, self.form, self.source, self.scale, train)
 
-    def trainer(self, callbacks: Any = ()) -> pl.Trainer:
+    def trainer(self, ours: Any = ()) -> pl.Trainer:
         """A quiet Trainer."""
         settings = {
             "accelerator": "cpu",
@@ -156,7 +166,7 @@ class Draw:
             "enable_model_summary": False,
             "default_root_dir": tempfile.gettempdir(),
         }
-        return pl.Trainer(callbacks=list(callbacks), **settings, **self.flags)
+        return pl.Trainer(callbacks=[*extra_callbacks(self.extra), *ours], **settings, **self.flags)
 
     def fit(self, callbacks: Any = (), prepare: Any = None) -> Run:
         """Train, and keep what there is to compare.
@@ -177,7 +187,7 @@ class Draw:
                 trainer.fit(module, train, validation)
             finally:
                 torch.use_deterministic_algorithms(deterministic)
-        return Run(module, trainer, [str(one.message) for one in caught])
+        return Run(module, trainer, [str(one.message) for one in caught], outcome(module, trainer))
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())
@@ -190,3 +200,4 @@ class Run:
     module: Module
     trainer: pl.Trainer
     warned: list[str]
+    outcome: dict[str, Any]
