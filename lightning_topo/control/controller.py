@@ -111,7 +111,7 @@ class RateController:
         self._lost = False
         self._correction = _Correction(optimizer)
         self._alarm: tuple[Arrival, float] | None = None
-        self._watch_seconds = math.inf
+        self._watch_seconds = self._measure_seconds = math.inf
         self._first: ParametersBefore | None = None
         self._pending: list[tuple[Measurement | None, float, int]] = []
 
@@ -120,16 +120,21 @@ class RateController:
         """What watching an update takes; 0 where nothing is watched."""
         return self._watch_seconds if math.isfinite(self._watch_seconds) else 0.0
 
+    @property
+    def _measured_seconds(self) -> float:
+        return self._measure_seconds if math.isfinite(self._measure_seconds) else 0.0
+
     def expected_seconds(self) -> float:
-        """What one measurement is going to take."""
-        return expected_seconds(self._meter.sets, _NEURONS)
+        """What a measurement is going to take: by its shapes, or what the quickest took on the host, if more."""
+        return max(expected_seconds(self._meter.sets, _NEURONS), self._measured_seconds)
 
     def before(self) -> None:
         """Set the rates; to be called before the optimizer's step."""
         self._apply()
         if len(self._base) != len(self.optimizer.param_groups):  # layers have been unfrozen
             self._base = base_rates(self.optimizer, self._schedulers)
-        self._find_parameters()
+        if not self._opened:
+            self._find_parameters()
         groups, largest = self.optimizer.param_groups, max(self._base)
         self._own = [float(group["lr"]) for group in groups]
         if self._shape is None:
@@ -174,7 +179,9 @@ class RateController:
         if self._lost:
             pass
         elif first or self._count >= min(self.every, self._length) or self._alarmed():
+            began = time.perf_counter()
             self._pending.append((self._meter.after(), self._sum, self._count))
+            self._measure_seconds = min(self._measure_seconds, time.perf_counter() - began)
             self._opened, self._alarm = False, None
         if first:
             self._scale_first()
