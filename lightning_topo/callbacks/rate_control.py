@@ -193,12 +193,21 @@ class TopologicalRateControl(OptionedCallback):
             return
         if not self._neurons.ready:
             self._find(trainer, pl_module, batch)
+        elif self._neurons.changed(trainer.optimizers):
+            self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._start_anew(trainer)
         elif not self._hooks.attached_to(trainer.optimizers):
-            self._listen(trainer)
-            self._saved = {index: controller.state_dict() for index, controller in self._controlled()}
-            self._controllers = {}
+            self._start_anew(trainer)
         if self._unseen is not None and self._unseen.noticed():
             self._announcer.warn_once(_UNSEEN)
+
+    def _start_anew(self, trainer: Any) -> None:
+        """Go on with what is known of the rates, with other optimizers or other parameters."""
+        self._listen(trainer)
+        self._saved = {index: controller.state_dict() for index, controller in self._controlled()}
+        self._controllers = {}
+        groups = self._neurons.found
+        self._unseen = UnseenUpdates(p for group in groups for p in group.parameters(self._model))
 
     def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         found = self._neurons.find(trainer, pl_module, batch, self._processes)

@@ -108,6 +108,7 @@ class RateController:
         self._sum, self._count, self._length = 0.0, 0, 1
         self._opened = False
         self._part = 1.0
+        self._lost = False
         self._correction = _Correction(optimizer)
         self._alarm: tuple[Arrival, float] | None = None
         self._watch_seconds = math.inf
@@ -128,8 +129,7 @@ class RateController:
         self._apply()
         if len(self._base) != len(self.optimizer.param_groups):  # layers have been unfrozen
             self._base = base_rates(self.optimizer, self._schedulers)
-        if self._meter.refresh():
-            self._opened = False
+        self._find_parameters()
         groups, largest = self.optimizer.param_groups, max(self._base)
         self._own = [float(group["lr"]) for group in groups]
         if self._shape is None:
@@ -142,7 +142,17 @@ class RateController:
         # In units of the group of the largest full rate.
         self._part = max(part for part, base in zip(parts, self._base, strict=True) if base > 0)
         self._rate = full * self._part
-        self._open()
+        if not self._lost:
+            self._open()
+
+    def _find_parameters(self) -> None:
+        """Start a new window where parameters have been exchanged; measure none where a group's are gone."""
+        try:
+            changed, self._lost = self._meter.refresh(), False
+        except ValueError:
+            changed = self._lost = True
+        if changed:
+            self._opened, self._alarm = False, None
 
     def _open(self) -> None:
         """Keep the neurons where a window begins, and all parameters before the first update."""
@@ -161,7 +171,9 @@ class RateController:
         self.put_back()
         self._sum, self._count = self._sum + self._rate, self._count + 1
         first = self.state.smoothed is None
-        if first or self._count >= min(self.every, self._length) or self._alarmed():
+        if self._lost:
+            pass
+        elif first or self._count >= min(self.every, self._length) or self._alarmed():
             self._pending.append((self._meter.after(), self._sum, self._count))
             self._opened, self._alarm = False, None
         if first:

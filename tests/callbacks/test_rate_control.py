@@ -364,3 +364,21 @@ def test_a_run_that_is_limited_in_time_is_said_to_be(classifier, trainer, caplog
     with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
         fit(trainer, classifier(adam), lt.TopologicalRateControl(), max_time="00:01:00:00")
     assert any("which max_time may cut short" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("change", ["pruned", "optimizer"])
+def test_models_and_optimizers_that_change_in_the_fit(change, classifier, trainer):
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1 and change == "pruned":
+                nn.utils.prune.l1_unstructured(pl_module.net[4], "weight", amount=0.2)
+            elif trainer.current_epoch == 1:
+                trainer.strategy.setup_optimizers(trainer)
+
+    control = lt.TopologicalRateControl()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Parameters of neurons go by other names now")
+        trainer([control, Change()], max_epochs=3).fit(classifier(adam), loader())
+    (state,) = control.state_dict()["controllers"].values()
+    assert state["updates"] == 36
+    assert max(record.learning_rate for record in control.history[3:]) < 0.4  # never the optimizer's own rate
