@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_topo.callbacks._admission import Admission
@@ -23,6 +20,7 @@ from lightning_topo.callbacks._processes import Processes
 from lightning_topo.callbacks._run_length import batches_left
 from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
 from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks._unseen_passes import UnseenPasses
 from lightning_topo.callbacks.log_keys import SHARPNESS
 from lightning_topo.functional import sharpness
 from lightning_topo.sharding import shards_parameters
@@ -53,8 +51,10 @@ class SharpnessMonitor(OptionedCallback):
 
     λmax is the largest eigenvalue of the Hessian of the batch's loss over all trainable parameters, by Lanczos
     iteration on Hessian-vector products. They are taken from the graph that the training step has just built, before
-    it goes backward: the training step runs once, as always. 1/λmax is what the experiments of arXiv 2510.02670 plot
-    beside η* (edge of stability: gradient descent is stable up to 2/λmax).
+    it goes backward: the training step runs once, as always. Hooks of modules and of parameters for the backward pass
+    are left out of these passes; what a ``torch.autograd.Function`` or a hook on an activation draws and counts is put
+    back where it can be reached from the module. 1/λmax is what the experiments of arXiv 2510.02670 plot beside η*
+    (edge of stability: gradient descent is stable up to 2/λmax).
 
     Logged as ``sharpness/{lambda_max, inverse, coverage}``. With gradient accumulation or several backward passes
     in one batch, the first loss is measured.
@@ -91,6 +91,7 @@ class SharpnessMonitor(OptionedCallback):
         self._writer = LogWriter(self._announcer)
         self._processes = Processes()
         self._admission = Admission(self._budget, self._processes)
+        self._unseen = UnseenPasses()
         self._last_step: int | None = None
         self._batch_began = 0.0
         self._batches = 0.0
@@ -144,20 +145,26 @@ class SharpnessMonitor(OptionedCallback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Listen to the loss of the first batch of a due step."""
         step = trainer.global_step
-        self.hear("on_before_backward", multiple_reached(self.every_n_train_steps, step, self._last_step))
+        due = multiple_reached(self.every_n_train_steps, step, self._last_step)
+        self.hear("on_before_backward", due)
+        self._unseen.uncover()  # where the last batch had no loss
+        if due and self._processes.lead:
+            self._unseen.cover(pl_module)
         self._last_step = step
         self._batch_began = time.perf_counter()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Measure on the graph of the loss, which stays as it is."""
         self.hear("on_before_backward", False)
+        self._unseen.uncover()
         forward = time.perf_counter() - self._batch_began
         if not self._admission.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
             return
         metrics: dict[str, float] = {}
         if self._processes.lead:
             with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
-                value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
+                with self._unseen.made(pl_module):
+                    value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
                 record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
                 remember(self.history, [record])
                 metrics = {SHARPNESS.of_run("lambda_max"): record.lambda_max}
@@ -167,6 +174,7 @@ class SharpnessMonitor(OptionedCallback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so when the fit was too short to measure anything."""
+        self._unseen.forget()
         if self.active and self._processes.lead and self._budget.left_all_out:
             self._announcer.warn_once(
                 "SharpnessMonitor measured nothing in this fit: one measurement takes about as long as "
@@ -174,35 +182,24 @@ class SharpnessMonitor(OptionedCallback):
                 "of this length. Pass a larger max_overhead, or None to measure every due step."
             )
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the module's hooks as they were."""
+        self._unseen.forget()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave the module's hooks as they were."""
+        self._unseen.forget()
+
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
         return {"inverse sharpness": [SHARPNESS.of_run("inverse")]}
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:
-    with warnings.catch_warnings(), _buffers_kept(module):
+    with warnings.catch_warnings():
         # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
         warnings.filterwarnings("ignore", "sharpness did not converge")
         return sharpness(loss, module.parameters(), max_iter=_MAX_ITER, tolerance=_TOLERANCE)
-
-
-@contextmanager
-def _buffers_kept(module: Any) -> Iterator[None]:
-    """Leave the buffers as they were: checkpointed activations are computed again, with their running statistics."""
-    kept = [
-        (owner, name, buffer, buffer.detach().clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None and buffer.layout is torch.strided
-    ]
-    try:
-        yield
-    finally:
-        for owner, name, buffer, value in kept:
-            owner._buffers[name] = buffer
-            if not torch.equal(buffer, value):  # others may be views that cannot be written to
-                # Past autograd: a raised version would forbid the backward pass that is to come.
-                buffer.data.copy_(value)
 
 
 def _loss_scale(trainer: Any, pl_module: Any) -> float:

@@ -37,8 +37,9 @@ def schedule_shape(name: str, total_updates: float) -> Shape:
         raise ValueError(f"expected schedule to be one of {', '.join(get_args(ScheduleName))}, got {name!r}")
     if not (math.isfinite(total_updates) and total_updates >= 1):
         raise ValueError(
-            f"schedule={name!r} needs the number of updates of the run, which is not known; set max_steps or "
-            'max_epochs of the Trainer (total_steps outside of Lightning), or pass schedule="constant"'
+            f"schedule={name!r} needs the number of updates of the run, which is not known; set max_steps of "
+            "the Trainer, or max_epochs where the data have a length (total_steps outside of Lightning), or pass "
+            'schedule="constant"'
         )
     decay = _cosine if name == "cosine" else _linear
 

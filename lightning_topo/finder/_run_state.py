@@ -11,10 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from lightning_topo.finder._kept_attributes import KeptAttributes
 from lightning_topo.finder._optimizer_state import OptimizerState, nested
-from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import is_opaque
 from lightning_topo.finder._sources import Sources
 from lightning_topo.finder._tensor_state import TensorState
+from lightning_topo.random_state import RandomState
 
 # The launcher of sub-processes must keep track of those that it has started.
 _LEFT_ALONE = ("_SubprocessScriptLauncher",)

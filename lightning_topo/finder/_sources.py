@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_topo.finder._random_state import RandomState
 from lightning_topo.finder._reachable import LONG, reachable, slots_of, table_of
 from lightning_topo.finder._tensor_state import writable
 from lightning_topo.random_generators import reachable_generators, restoring
+from lightning_topo.random_state import RandomState
 
 # Arrays beyond this, all together and the smallest first, are the data themselves, which a draw only reads.
 _MOST_BYTES = 2**26

@@ -184,6 +184,76 @@ def test_compiled(where, classifier, trainer, data):
     assert not sharpness.history  # compiled graphs have no second derivatives
 
 
+class NoisyGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, module):
+        ctx.module = module
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        module = ctx.module
+        module.calls += 1
+        module.sizes.append(gradient.norm().item())
+        noise = torch.rand(1).item() + np.random.rand() + random.random()  # noqa: NPY002
+        return gradient * (1 + 0.01 * noise + 0.01 * torch.rand(1, generator=module.generator).item()), None
+
+
+def hooked(module, where):
+    """The module with code of the user's in its backward pass, which counts, draws and changes gradients."""
+    counted = []
+
+    def noise(*args):
+        counted.append(1)
+        return 1 + 0.01 * torch.rand(1).item()
+
+    layer = module.net[4]
+    if where == "parameter":
+        layer.weight.register_hook(lambda g: g * noise())
+    elif where == "module":
+        layer.register_full_backward_hook(lambda m, gi, go: tuple(g * noise() for g in gi))
+    elif where == "module, before":
+        layer.register_full_backward_pre_hook(lambda m, go: tuple(g * noise() for g in go))
+    elif where == "activation":
+        module.calls, module.sizes = 0, []
+
+        def hook(g):
+            module.calls += 1
+            return g * (1 + 0.01 * torch.rand(1).item())
+
+        def watch(out):
+            if out.requires_grad:
+                out.register_hook(hook)
+
+        layer.register_forward_hook(lambda m, args, out: watch(out))
+    else:
+        module.calls, module.sizes, module.generator = 0, [], torch.Generator().manual_seed(0)
+        layer.register_forward_hook(lambda m, args, out: NoisyGradient.apply(out, module))
+    return module, counted
+
+
+@pytest.mark.parametrize("where", ["parameter", "module", "module, before", "activation", "function"])
+def test_code_in_the_backward_pass_notices_nothing(where, classifier, trainer, data):
+    made = []
+
+    def make():
+        module, counted = hooked(classifier(sgd), where)
+        hooks = module.net[4]._backward_hooks, module.net[4]._backward_pre_hooks
+        made.append((module, counted, hooks, [dict(h) for h in hooks]))
+        return module
+
+    def monitors():
+        return [lt.SharpnessMonitor(max_overhead=None, every_n_train_steps=2)]
+
+    (sharpness,) = assert_untouched(make, trainer, data, monitors)
+    assert len(sharpness.history) == 12
+    (plain, plain_count, *_), (watched, watched_count, hooks, at_first) = made
+    assert plain_count == watched_count
+    for name in ("calls", "sizes"):
+        assert getattr(plain, name, None) == getattr(watched, name, None)
+    assert list(map(dict, hooks)) == at_first
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 def test_checkpointed_activations(in_place, classifier, trainer, data):
     class Average(nn.Module):

@@ -45,7 +45,7 @@ def test_constant():
 
 @pytest.mark.parametrize("total", [math.inf, 0, math.nan])
 def test_a_decay_needs_a_length(total):
-    with pytest.raises(ValueError, match="number of updates of the run, which is not known"):
+    with pytest.raises(ValueError, match="max_epochs where the data have a length"):
         schedule_shape("cosine", total)
 
 

@@ -46,7 +46,7 @@ class Witness(pl.Callback):
     Attributes:
         kappas: The largest κ of each step over all groups.
         turned: Steps that made finite parameters NaN or infinite.
-        shown: The learning rates that can be seen between batches.
+        shown: The learning rates that can be seen after steps and between batches.
         groups: The neuron groups, found before the fit.
     """
 
@@ -65,9 +65,12 @@ class Witness(pl.Callback):
         self._of = list(trainer.optimizers)
         for optimizer in self._of:
             self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._before(pl_module)))
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after(pl_module)))
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after(trainer, pl_module)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._show(trainer)
+
+    def _show(self, trainer: pl.Trainer) -> None:
         self.shown.append([float(group["lr"]) for o in trainer.optimizers for group in o.param_groups])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -82,7 +85,8 @@ class Witness(pl.Callback):
         self._finite = all(bool(p.isfinite().all()) for p in module.parameters())
         self._clouds = [group.points(module) for group in self.groups]
 
-    def _after(self, module: Any) -> None:
+    def _after(self, trainer: pl.Trainer, module: Any) -> None:
+        self._show(trainer)
         finite = all(bool(p.isfinite().all()) for p in module.parameters())
         self.turned += self._finite and not finite
         if not (self._finite and finite):

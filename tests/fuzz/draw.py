@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .compare import outcome
 from .data import FORMS, SOURCES, draw_loader, parts
-from .extras import EXTRAS, Habits
+from .extras import EXTRAS, OF_ONE_OPTIMIZER, Habits
 from .extras import callbacks as extra_callbacks
 from .models import MODELS, draw_network
 from .optimizers import OPTIMIZERS, SCHEDULES, draw_optimizers, schedule
@@ -121,23 +121,26 @@ class Draw:
             "several": several,
             "lr": 10 ** r.uniform(-4, largest),
             "schedule": r.choice(SCHEDULES),
-            "extra": r.choice(EXTRAS),
+            "extra": r.choice([extra for extra in EXTRAS if not several or extra not in OF_ONE_OPTIMIZER]),
         }
         for name, value in drawn.items():
             object.__setattr__(self, name, value)
+        if drawn["extra"] == "SWA" and "stream" in str(drawn["source"]):  # which Lightning does not do
+            object.__setattr__(self, "source", "shuffled")
         object.__setattr__(self, "flags", self._flags(r, several, weights))
 
     def _flags(self, r: random.Random, several: bool, weights: str) -> dict[str, Any]:
         flags: dict[str, Any] = {"log_every_n_steps": r.choice((1, 2, 3, 50)), "num_sanity_val_steps": r.choice((0, 2))}
         if weights == "single":
             flags["precision"] = r.choice(("32-true",) * 5 + ("bf16-mixed", "bf16-true", "64-true", "16-true"))
-        if not several:
+        if not several and self.extra != "scheduled accumulation":
             flags |= r.choice(({}, {}, {"accumulate_grad_batches": 2}, {"accumulate_grad_batches": 3}))
+        if not several:
             flags |= r.choice(
                 ({}, {}, {"gradient_clip_val": 0.1}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"})
             )
         flags |= r.choice(({"max_epochs": 1}, {"max_epochs": 3}, {"max_steps": 7, "max_epochs": 9}))
-        flags |= r.choice(({}, {}, {"val_check_interval": 2}, {"check_val_every_n_epoch": 2}))
+        flags |= r.choice(({}, {}, {"val_check_interval": 1}, {"check_val_every_n_epoch": 2}))
         flags |= r.choice(({}, {}, {"limit_train_batches": 2}, {"limit_train_batches": 0.5 if self._sized else 3}))
         flags |= r.choice(({}, {}, {"deterministic": True}, {"detect_anomaly": self.check == "monitors"}))
         return flags

@@ -10,6 +10,7 @@ from torch import Tensor
 
 OF_MODULE = ("noise", "counters", "loss in a dict", "skipped batches", "hooks that draw", "NaN batch")
 OF_TRAINER = ("weight averaging", "SWA", "scheduled accumulation", "optimizers made anew", "unfreezing")
+OF_ONE_OPTIMIZER = ("SWA", "scheduled accumulation")
 EXTRAS = ("none",) * 8 + OF_MODULE + OF_TRAINER
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from .checks import CHECKS, run_draw
 
-DRAWS = 8
+DRAWS = 16
 
 
 @pytest.mark.parametrize("check", CHECKS)
