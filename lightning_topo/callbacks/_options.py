@@ -6,6 +6,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from lightning_topo._lightning import Callback
+from lightning_topo.callbacks._found_groups import FoundGroups
 from lightning_topo.neurons import NeuronGroup
 
 # Hooks of every training step that most callbacks leave empty.
@@ -29,6 +30,14 @@ class OptionedCallback(Callback):
 
     from_environment: bool = False
     _state_key: str | None = None
+    _neurons: FoundGroups | None = None
+
+    @property
+    def neuron_groups(self) -> tuple[NeuronGroup, ...]:
+        """The neuron groups of the present or last fit, once they have been found."""
+        return () if self._neurons is None else self._neurons.found
+
+    _found = neuron_groups  # the name by which scripts read it before it was public
 
     def skip_empty_hooks(self) -> None:
         """Leave out the step's hooks that no class defines: Lightning skips None, and takes 1 µs for an empty one."""

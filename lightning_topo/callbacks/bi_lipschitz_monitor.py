@@ -114,7 +114,7 @@ class BiLipschitzMonitor(OptionedCallback):
         self._announcer = Announcer(type(self).__name__)
         self._budget = OverheadBudget(self.max_overhead)
         self._writer = LogWriter(self._announcer)
-        self._neurons = FoundGroups(groups, self._announcer)
+        self._neurons: FoundGroups = FoundGroups(groups, self._announcer)
         self._hooks = StepHooks(self._before_step, self._after_step)
         self._processes = Processes()
         self._admission = Admission(self._budget, self._processes)

@@ -113,7 +113,7 @@ class PersistenceMonitor(OptionedCallback):
         self._announcer = Announcer(type(self).__name__)
         self._budget = OverheadBudget(self.max_overhead)
         self._writer = LogWriter(self._announcer)
-        self._neurons = FoundGroups(groups, self._announcer)
+        self._neurons: FoundGroups = FoundGroups(groups, self._announcer)
         self._figures = TopologyFigures(self._budget, scale, self._announcer.never_fatal)
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))

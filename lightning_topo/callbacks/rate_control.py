@@ -109,7 +109,7 @@ class TopologicalRateControl(OptionedCallback):
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
-        self._neurons = FoundGroups(groups, self._announcer, required=True)
+        self._neurons: FoundGroups = FoundGroups(groups, self._announcer, required=True)
         self._hooks = StepHooks(self._before_step, self._after_step, sets_rates=True)
         self._processes = Processes()
         self._saved: dict[int, dict[str, Any]] = {}

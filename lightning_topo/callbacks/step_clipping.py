@@ -116,7 +116,7 @@ class TopologicalStepClipping(OptionedCallback):
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
-        self._neurons = FoundGroups(groups, self._announcer, required=True)
+        self._neurons: FoundGroups = FoundGroups(groups, self._announcer, required=True)
         self._hooks = StepHooks(self._before_step, self._after_step)
         self._processes = Processes()
         self._forget_fit()

@@ -138,3 +138,16 @@ def test_resuming_amid_accumulation_does_not_measure_twice(classifier, trainer, 
     # Steps 2 and 3 are those of batches 8 to 11: what is due at 2 has been measured, the end of training has not.
     assert [record.step for record in first[1].history] == [0, 2]
     assert [len(monitor.history) for monitor in again] == [2, 0]
+
+
+def test_the_groups_of_a_fit_are_public(classifier, trainer, data):
+    callbacks = [
+        lt.BiLipschitzMonitor(),
+        lt.PersistenceMonitor(max_overhead=None),
+        lt.TopologicalStepClipping(),
+        lt.TopologicalRateControl(),
+    ]
+    assert [callback.neuron_groups for callback in callbacks] == [()] * 4
+    trainer(callbacks, max_steps=2).fit(classifier(), data())
+    for callback in callbacks:
+        assert [group.name for group in callback.neuron_groups] == ["net.0", "net.4"]
