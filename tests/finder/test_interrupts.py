@@ -29,6 +29,7 @@ ROOM = os.path.dirname(lightning_topo.finder.__file__)
 @pytest.fixture(autouse=True)
 def same_handlers():
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored in what it runs behind
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
