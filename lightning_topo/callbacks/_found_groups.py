@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_topo.neurons import (
     is_empty_batch,
     select_groups,
 )
+from lightning_topo.neurons.exchange.silence import silence
 from lightning_topo.sharding import canonical_name, measured_model
 from lightning_topo.updates import ParameterPlaces
 
@@ -167,9 +168,7 @@ class FoundGroups:
     def _search(self, model: nn.Module, pl_module: Any, batch: Any, processes: Processes) -> tuple[NeuronGroup, ...]:
         declared = getattr(pl_module, "example_input_array", None) is not None  # found by find_neuron_groups itself
         example = None if declared or is_empty_batch(batch) else example_inputs_from_batch(pl_module, batch)
-        with warnings.catch_warnings():
-            if not processes.lead:
-                warnings.simplefilter("ignore")
+        with nullcontext() if processes.lead else silence():
             if self._asked is None:
                 return find_neuron_groups(model, example)
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from lightning_topo.callbacks._state import SavedState, count, count_or_none, fi
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks._unseen_passes import UnseenPasses
 from lightning_topo.callbacks.log_keys import SHARPNESS
-from lightning_topo.functional import sharpness
+from lightning_topo.functional.sharpness import largest_eigenvalue
 from lightning_topo.sharding import shards_parameters
 
 _MAX_ITER = 40
@@ -196,10 +195,8 @@ class SharpnessMonitor(OptionedCallback):
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:
-    with warnings.catch_warnings():
-        # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
-        warnings.filterwarnings("ignore", "sharpness did not converge")
-        return sharpness(loss, module.parameters(), max_iter=_MAX_ITER, tolerance=_TOLERANCE)
+    # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
+    return largest_eigenvalue(loss, module.parameters(), _MAX_ITER, _TOLERANCE).value
 
 
 def _loss_scale(trainer: Any, pl_module: Any) -> float:

@@ -14,7 +14,15 @@ _Operator = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Ritz:
+class Ritz:
+    """An approximate eigenvalue.
+
+    Attributes:
+        value: The largest Ritz value.
+        iterations: Hessian-vector products that were spent.
+        converged: Whether its residual is below the tolerance; otherwise it is a lower bound.
+    """
+
     value: float
     iterations: int
     converged: bool
@@ -75,17 +83,28 @@ def sharpness(
         >>> sharpness(loss, [weight])
         6.0
     """
-    if max_iter < 1 or tolerance < 0:
-        raise ValueError(f"expected max_iter >= 1 and tolerance >= 0, got max_iter={max_iter}, tolerance={tolerance}")
-    trainable = _trainable(params)
-    with torch.enable_grad():  # a monitor may ask from within torch.no_grad()
-        ritz = _lanczos(_mean_hessian(loss, trainable), _start(trainable, seed), max_iter, tolerance, _eps(trainable))
+    ritz = largest_eigenvalue(loss, params, max_iter, tolerance, seed)
     if not ritz.converged:
         warnings.warn(
             "sharpness did not converge within max_iter iterations and is a lower bound; raise max_iter or tolerance",
             stacklevel=2,
         )
     return ritz.value
+
+
+def largest_eigenvalue(
+    loss: Tensor | Callable[[], Tensor] | Iterable[Callable[[], Tensor]],
+    params: Iterable[Tensor],
+    max_iter: int,
+    tolerance: float,
+    seed: int = 0,
+) -> Ritz:
+    """The same, with whether it has converged in the place of a warning: for whom a lower bound will do."""
+    if max_iter < 1 or tolerance < 0:
+        raise ValueError(f"expected max_iter >= 1 and tolerance >= 0, got max_iter={max_iter}, tolerance={tolerance}")
+    trainable = _trainable(params)
+    with torch.enable_grad():  # a monitor may ask from within torch.no_grad()
+        return _lanczos(_mean_hessian(loss, trainable), _start(trainable, seed), max_iter, tolerance, _eps(trainable))
 
 
 def _trainable(params: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -115,7 +134,7 @@ def _eps(params: tuple[Tensor, ...]) -> float:
     return max(torch.finfo(param.dtype).eps for param in params)
 
 
-def _lanczos(matvec: _Operator, start: Tensor, max_iter: int, tolerance: float, eps: float) -> _Ritz:
+def _lanczos(matvec: _Operator, start: Tensor, max_iter: int, tolerance: float, eps: float) -> Ritz:
     current, previous = start / start.norm(), torch.zeros_like(start)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
@@ -127,16 +146,16 @@ def _lanczos(matvec: _Operator, start: Tensor, max_iter: int, tolerance: float, 
         following.sub_(current, alpha=alpha)
         beta = following.norm().item()
         if not math.isfinite(alpha + beta):
-            return _Ritz(math.nan, iteration, converged=True)
+            return Ritz(math.nan, iteration, converged=True)
         diagonal.append(alpha)
         theta, residual = _largest_ritz_pair(diagonal, off_diagonal, beta)
         # Below the products' own rounding no residual means anything; it also ends the search for an eigenvalue of 0.
         rounding = eps * max(map(abs, (*diagonal, *off_diagonal, beta)))
         if residual <= max(tolerance * abs(theta), rounding):
-            return _Ritz(theta, iteration, converged=True)
+            return Ritz(theta, iteration, converged=True)
         off_diagonal.append(beta)
         previous, current = current, following.div_(beta)
-    return _Ritz(theta, max_iter, converged=False)
+    return Ritz(theta, max_iter, converged=False)
 
 
 def _largest_ritz_pair(diagonal: list[float], off_diagonal: list[float], beta: float) -> tuple[float, float]:

@@ -151,3 +151,27 @@ def test_the_groups_of_a_fit_are_public(classifier, trainer, data):
     trainer(callbacks, max_steps=2).fit(classifier(), data())
     for callback in callbacks:
         assert [group.name for group in callback.neuron_groups] == ["net.0", "net.4"]
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: lt.BiLipschitzMonitor(max_overhead=None, every_n_train_steps=1000), "bilipschitz/criticality"),
+        (lambda: lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1000), "topology/net.0/betti_0"),
+        (lambda: lt.SharpnessMonitor(max_overhead=None, every_n_train_steps=1000), "sharpness/lambda_max"),
+    ],
+)
+def test_others_know_the_last_figures_after_a_resume(make, key, classifier, trainer, data, tmp_path, weights_only):
+    """Nothing is due in what is left of the run, and EarlyStopping looks at the figure all the same."""
+
+    def fit(epochs, **options):
+        stop = pl.callbacks.EarlyStopping(key, patience=100, check_on_train_epoch_end=True)
+        made = trainer([make(), stop], max_epochs=epochs)
+        made.fit(classifier(), data(), **options)
+        return made
+
+    made = fit(1)
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = fit(2, ckpt_path=tmp_path / "a.ckpt", **weights_only)
+    assert resumed.global_step == 24
+    assert key in resumed.callback_metrics
