@@ -10,6 +10,7 @@ import lightning_topo as lt
 from lightning_topo.functional import bi_lipschitz
 from lightning_topo.updates import UpdateMeter
 from lightning_topo.updates.drawn_sample import DrawnSample
+from lightning_topo.updates.placement import Placement
 
 GROUP = lt.NeuronGroup("0", (lt.Member("0.weight"), lt.Member("0.bias"), lt.Member("2.weight", axis=1)))
 
@@ -136,6 +137,26 @@ def test_nothing_is_read_back_within_the_step():
         meter = UpdateMeter(sgd(fake), fake, groups, 16)
         meter.before(meter.sets)
         meter.after()
+
+
+def test_a_group_spread_over_two_devices_is_put_together_on_one(monkeypatch):
+    """What lies elsewhere is brought to the device of the group's first coordinates; "meta" is the second one here."""
+    brought = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **kw: brought.append(x.shape) or to(x, *args, **kw))
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    (group,) = lt.find_neuron_groups(model, torch.randn(2, 6))
+    model[2].to("meta")
+    placement = Placement(model, [group])
+    (one,) = placement.alike
+    assert {layout.device.type for layout, _ in one.parts} == {"cpu", "meta"}
+    brought.clear()
+    clouds = one.clouds(placement.parameters)
+    assert (clouds.device, clouds.shape) == (torch.device("meta"), (1, 8, 6 + 1 + 4))
+    assert sorted(brought) == [(1, 8, 1), (1, 8, 6)]  # the first layer's biases and weights
+    assert placement.holds
+    model[2].to_empty(device="cpu")
+    assert not placement.holds  # so that it is found again
 
 
 def test_only_what_the_optimizer_moves_is_measured(model):
