@@ -45,6 +45,7 @@ NOTES = """## What falls short, and why
 
 - **Small tables** (341 and 265 training rows, 28 and 36 passes): the run overfits, and the best rate of the sweep is
   the one that learns slowest. Nothing in the updates says so; stop early by the validation loss.
+  They were set apart in the tables ("usual") after these results were seen.
 - **Convolutional net, SGD**: its rate is best just below where it diverges, its loss stands still for some 20 updates
   and then falls; one noisy update there raises K tenfold in some runs, and that is remembered for half of the run.
 - **Long runs** (perceptron AdamW and convolutional net, momentum, over 3,000 steps): the best rate of a sweep falls
