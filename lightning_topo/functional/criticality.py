@@ -10,7 +10,6 @@ from torch import Tensor
 from lightning_topo.functional._pairs import (
     for_products,
     from_mean,
-    in_double,
     not_lost,
     pair_blocks,
     resolution,

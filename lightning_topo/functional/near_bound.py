@@ -8,7 +8,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._pairs import in_double
+from lightning_topo.functional.double_precision import in_double
 from lightning_topo.functional._products import (
     power_of_two,
     product_dtype,
