@@ -1,4 +1,4 @@
-"""A device of torch that has no float64, made of the CPU's memory: what lies on it says so, and mixes with nothing else.
+"""A device of torch without float64, made of the CPU's memory: what lies on it says so, and mixes with nothing else.
 
 ``torch.device("single")`` once :func:`register` was called, for the rest of the process.
 """

@@ -15,6 +15,7 @@ from lightning_topo.functional._pairs import (
     resolution,
     resolved,
 )
+from lightning_topo.functional.double_precision import in_double
 
 # Clouds of up to this many n² D are compared as they are: the screening saves nothing there.
 _SMALL = 2**24

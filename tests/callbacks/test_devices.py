@@ -3,7 +3,6 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
 import lightning_topo as lt
 
@@ -69,7 +68,7 @@ def measured():
 
 
 def figures(callbacks):
-    bi_lipschitz, topology, clipping = callbacks
+    bi_lipschitz, topology, _ = callbacks
     return (
         {(r.group, r.step): (r.criticality, r.lower, r.upper) for r in bi_lipschitz.history},
         {(r.group, r.step): r.betti for r in topology.history},
