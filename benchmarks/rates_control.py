@@ -184,7 +184,7 @@ def product(task: Task, steps: int, seed: int, schedule: str, share: float | Non
 def averaged(task: Task, steps: int, seed: int) -> tuple[float, RateController]:
     """The package's control at a constant share of η*, and at the end the mean of the weights instead of a decay.
 
-    Averaged with weights that grow as the seventh power of the step (polynomial-decay averaging, arXiv 1212.1824), so
+    Averaged with weights that grow as the eighth power of the step (polynomial-decay averaging, arXiv 1212.1824), so
     that the last ninth of the run counts most; statistics of BatchNorm are made anew.
     """
     model = task.model(seed)
