@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "rank_zero_info"]
+__all__ = ["Callback", "log_encodings", "rank_zero_info"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -28,6 +29,19 @@ else:
 
 def rank_zero_info(trainer: Any, message: str) -> None:
     """Say something on the first process, through the logger of the Trainer's own package, by which it is silenced."""
+    import_module(f"{_package(trainer)}.utilities.rank_zero").rank_zero_info(message)
+
+
+def log_encodings(trainer: Any) -> list[str]:
+    """The encodings of the streams that the logger of the Trainer's own package writes to."""
+    logger: logging.Logger | None = logging.getLogger(f"{_package(trainer)}.utilities.rank_zero")
+    encodings = []
+    while logger is not None:
+        encodings += [getattr(getattr(handler, "stream", None), "encoding", None) for handler in logger.handlers]
+        logger = logger.parent if logger.propagate else None
+    return [encoding for encoding in encodings if isinstance(encoding, str)]
+
+
+def _package(trainer: Any) -> str:
     cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
-    package = cls.__module__.removesuffix(".trainer.trainer")
-    import_module(f"{package}.utilities.rank_zero").rank_zero_info(message)
+    return cls.__module__.removesuffix(".trainer.trainer")

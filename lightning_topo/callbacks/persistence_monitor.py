@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.callbacks._due import multiple_reached
+from lightning_topo.callbacks._figures import takes_figures
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import logger_step
@@ -18,7 +19,6 @@ from lightning_topo.callbacks._options import OptionedCallback, require_positive
 from lightning_topo.callbacks._processes import hidden_neurons
 from lightning_topo.callbacks._starts import Starts
 from lightning_topo.callbacks._state import count_or_none
-from lightning_topo.callbacks._tensorboard import has_tensorboard
 from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord
 from lightning_topo.callbacks._topology_cost import expected_seconds
 from lightning_topo.callbacks._topology_figures import TopologyFigures
@@ -110,7 +110,7 @@ class PersistenceMonitor(OptionedCallback):
         self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
-        self._figures = TopologyFigures(self._budget, scale, self._announcer.never_fatal)
+        self._figures = TopologyFigures(self._budget, scale, self._announcer)
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
         self._measured_at: int | None = None
@@ -315,7 +315,7 @@ class PersistenceMonitor(OptionedCallback):
             return {}
         record, snapshot, start = self._topology.measure(group.name, points, step)
         remember(self.history, [record])
-        if self.figures and has_tensorboard(trainer):
+        if self.figures and takes_figures(trainer):
             self._figures.add(group.name, step, snapshot, start.snapshot.points, start.n_measured)
         return _metrics(record)
 
