@@ -1,11 +1,12 @@
-"""The charts of the updates on TensorBoard's page of custom scalars."""
+"""The charts on TensorBoard's page of custom scalars."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning_topo.callbacks._tensorboard import logarithm_tag
-from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS
+from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS, TOPOLOGY
 from lightning_topo.neurons import NeuronGroup
 
 # Tags of a chart by its title.
@@ -36,4 +37,26 @@ def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
     for group in groups if len(groups) > 1 else ():
         rates = [keys.of_group(group.name, name) for name in ("learning_rate", "critical_lr")]
         charts[f"{group.name}: η and η*"] = rates
+    return charts
+
+
+def topology_charts(groups: Sequence[NeuronGroup], history: Sequence[Any]) -> Charts:
+    """How many neurons are left, and Betti numbers, each where it has moved by now: most stay what they were.
+
+    Args:
+        groups: Those whose figures the logger gets.
+        history: Records of all groups.
+    """
+    charts: Charts = {}
+    if "distinct" in TOPOLOGY.group and groups:
+        charts["distinct neurons"] = [TOPOLOGY.of_group(group.name, "distinct") for group in groups]
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for record in history:
+        seen.setdefault(record.group, []).append(record.betti)
+    for group in groups:
+        courses = zip(*seen.get(group.name, []), strict=False)
+        moved = [k for k, course in enumerate(courses) if len(set(course)) > 1]
+        if moved:
+            tags = [TOPOLOGY.of_dimension(group.name, "betti", k) for k in moved]
+            charts[f"{group.name}: Betti numbers that moved"] = tags
     return charts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,20 +21,25 @@ def gather(callbacks: Iterable[OptionedCallback]) -> Findings:
     """What these callbacks know of their present or last fit; of several that measure updates, all records."""
     callbacks = tuple(callbacks)
     known = [callback.findings() for callback in callbacks if hasattr(callback, "findings")]
-    fullest = max(known, key=lambda one: (bool(one.updates), one.made), default=Findings(nothing_because=_UNWATCHED))
+    of_updates = [one for one in known if one.updates or one.nothing_because]
+    nothing = Findings(nothing_because=_UNWATCHED)
     return replace(
-        fullest,
+        max(of_updates, key=lambda one: (bool(one.updates), one.made), default=nothing),
         updates=[record for one in known for record in one.updates],
-        topology=_histories(callbacks, "topology"),
-        sharpness=_histories(callbacks, "sharpness"),
+        topology=[record for one in known for record in one.topology],
+        sharpness=[record for one in _named(callbacks, "sharpness") for record in _last_run(one.history)],
         diverged=tuple(dict.fromkeys(name for one in known for name in one.diverged)),
         controlled=any(getattr(one, "active", False) for one in _named(callbacks, "control")),
     )
 
 
-def _histories(callbacks: Iterable[OptionedCallback], name: str) -> list[Any]:
-    return [record for callback in _named(callbacks, name) for record in callback.history]
-
-
 def _named(callbacks: Iterable[Any], name: str) -> list[Any]:
     return [callback for callback in callbacks if getattr(callback, "name", "") == name]
+
+
+def _last_run(history: Sequence[Any]) -> Sequence[Any]:
+    """The records since the steps last began anew."""
+    first = len(history)
+    while first > 0 and (first == len(history) or history[first - 1].step <= history[first].step):
+        first -= 1
+    return history[first:]

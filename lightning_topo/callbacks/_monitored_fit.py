@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_topo.callbacks._admission import Admission
@@ -47,6 +47,7 @@ class MonitoredFit:
         self.writer = LogWriter(self.announcer, self.neurons, per_group)
         self.sizes: dict[str, int] = {}
         self._seen_a_fit, self._obstacle = False, ""
+        self._before_run: Any = None
         self._meet(Processes())
         self.forget()
 
@@ -83,11 +84,20 @@ class MonitoredFit:
         self.forget()
         self._meet(Processes.of(trainer))
 
-    def begin_anew(self) -> None:
-        """The run starts at its first step: nothing of an earlier one counts."""
+    def begin_anew(self, history: Sequence[Any]) -> None:
+        """The run starts at its first step: nothing of an earlier one counts, and what is in the history is of one."""
+        self._before_run = history[-1] if history else None
         self.budget.forget()
         self.announcer.forget()
         self.writer.last = {}
+
+    def of_run(self, history: Sequence[Any]) -> Sequence[Any]:
+        """The records of the present run: a history goes on over several runs with one callback."""
+        if self._before_run is not None:
+            for number in range(len(history) - 1, -1, -1):
+                if history[number] is self._before_run:
+                    return history[number + 1 :]
+        return history
 
     def unhindered(self, obstacle: str | None) -> bool:
         """Whether nothing is in the way of measuring; what is, is said once."""

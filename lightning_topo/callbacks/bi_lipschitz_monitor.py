@@ -153,7 +153,7 @@ class BiLipschitzMonitor(OptionedCallback):
         self._companions = ours(callback for callback in trainer.callbacks if callback is not self)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
-            self._fit.begin_anew()
+            self._fit.begin_anew(self.history)
             self._measured.begin_anew()
             self._watch.counts, self._watch.top_rate = [], 0.0
         self.active = self.active and self._fit.unhindered(hidden_updates(trainer.strategy))
@@ -230,7 +230,7 @@ class BiLipschitzMonitor(OptionedCallback):
         """What has been measured in the present or last fit, for a verdict or a report."""
         made = sum(self._watch.counts)
         return Findings(
-            updates=self.history,
+            updates=self._fit.of_run(self.history),
             made=made,
             measured=self._measured.measured,
             broken=self.broken_updates,
@@ -251,7 +251,7 @@ class BiLipschitzMonitor(OptionedCallback):
         """Plot κ of each group over the steps; see ``plots.plot_criticality``."""
         from lightning_topo.plots import plot_criticality
 
-        return plot_criticality(self.history, ax, show)
+        return plot_criticality(self._fit.of_run(self.history), ax, show)
 
     def _release(self) -> None:
         self._fit.forget()

@@ -52,7 +52,7 @@ def _of_broken(findings: Findings, worst: list[UpdateRecord]) -> str:
     when = _phase(broken, worst)
     typical = median(record.criticality for record in worst)
     if when:
-        do = "make the warm-up longer, or scale such updates back with TopologicalStepClipping()"
+        do = "give the rate a longer warm-up, or scale such updates back with TopologicalStepClipping()"
     elif findings.broken >= _OFTEN * findings.measured and typical > GOOD_SHARE:
         do = (
             f"lower the learning rate, about {_round_up(typical / GOOD_SHARE):g} times, or let "
@@ -97,6 +97,8 @@ def _percent(share: float) -> str:
 def _phase(broken: list[UpdateRecord], worst: list[UpdateRecord]) -> str:
     """When the broken updates were made, if that is a part of the run that advice can be given for."""
     last = max(record.step for record in broken)
+    if last >= worst[-1].step:
+        return ""
     top = max(record.learning_rate for record in worst)
     reached = next(record.step for record in worst if record.learning_rate >= 0.99 * top)
     if last <= reached and reached > worst[0].step:
