@@ -31,7 +31,7 @@ class OptionedCallback(Callback):
     from_environment: bool = False
     _state_key: str | None = None
     # Options that change nothing of what is measured: checkpoints are the same with and without them.
-    _of_display: tuple[str, ...] = ("per_group", "verdict")
+    _of_display: tuple[str, ...] = ("per_group",)
     _neurons: FoundGroups | None = None
 
     @property

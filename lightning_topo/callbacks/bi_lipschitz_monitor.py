@@ -12,6 +12,7 @@ from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate, MeasuredUpdates
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._overview import Overview
 from lightning_topo.callbacks._per_group import PerGroup, require_per_group
 from lightning_topo.callbacks._processes import hidden_updates
 from lightning_topo.callbacks._state import count
@@ -67,6 +68,8 @@ class BiLipschitzMonitor(OptionedCallback):
             measures every group at every due update.
         per_group: Whether loggers get the figures of each group, beside those over all groups: ``True``, ``False``,
             or ``"auto"`` for up to eight groups. ``history`` and ``trainer.callback_metrics`` have them in any case.
+        figures: Whether to give an overview figure to the loggers that take figures, at the end and, where the budget
+            has time for it, in between.
         verdict: Whether to say at the end of the fit, in five lines, what it did to the neurons.
 
     Attributes:
@@ -85,6 +88,7 @@ class BiLipschitzMonitor(OptionedCallback):
     """
 
     name = "bilipschitz"
+    _of_display = ("per_group", "figures", "verdict")
 
     def __init__(
         self,
@@ -93,19 +97,21 @@ class BiLipschitzMonitor(OptionedCallback):
         every_n_train_steps: int = 1,
         max_overhead: float | None = 0.05,
         per_group: PerGroup = "auto",
+        figures: bool = True,
         verdict: bool = True,
     ) -> None:
         self.groups = groups
         self.max_neurons = None if max_neurons is None else require_positive_int("max_neurons", max_neurons, at_least=2)
         self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
         self.max_overhead = require_share("max_overhead", max_overhead)
-        self.per_group, self.verdict = require_per_group(per_group), verdict
+        self.per_group, self.figures, self.verdict = require_per_group(per_group), figures, verdict
         self.active = False
         self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead, self.per_group)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
         self._measured = MeasuredUpdates(self._announcer)
         self._watch = UpdateWatch(self, self._fit, self.max_neurons, self.every_n_train_steps, self._add)
+        self._overview = Overview(self._fit, figures)
         self._companions: tuple[OptionedCallback, ...] = ()
         self.skip_empty_hooks()
         self.hear("on_train_batch_end", False)
@@ -155,6 +161,7 @@ class BiLipschitzMonitor(OptionedCallback):
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._fit.begin_anew(self.history)
             self._measured.begin_anew()
+            self._overview.begin_anew()
             self._watch.counts, self._watch.top_rate = [], 0.0
         self.active = self.active and self._fit.unhindered(hidden_updates(trainer.strategy))
         self.hear("on_train_batch_start", self.active)
@@ -211,9 +218,11 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Say what the fit did to the neurons."""
-        if self.active and self.verdict and self._fit.processes.lead:
-            with self._announcer.never_fatal("say what the fit did to the neurons"):
-                speak(trainer, self.summary())
+        if self.active and self._fit.processes.lead:
+            self._overview.draw(trainer, gather((self, *self._companions)))
+            if self.verdict:
+                with self._announcer.never_fatal("say what the fit did to the neurons"):
+                    speak(trainer, self.summary())
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep in the history what has arrived, and listen no more."""
@@ -268,6 +277,7 @@ class BiLipschitzMonitor(OptionedCallback):
                     metrics = self._measured.remember(batch, self._neurons.found)
                 coverage = {BILIPSCHITZ.coverage: self._budget.coverage} if metrics else {}
                 self._fit.write(trainer, metrics | coverage, step)
+        self._overview.draw_due(trainer, self._measured.measured, lambda: gather((self, *self._companions)))
 
 
 def _needs_all(trainer: Any) -> bool:
