@@ -30,8 +30,6 @@ class OptionedCallback(Callback):
 
     from_environment: bool = False
     _state_key: str | None = None
-    # Options that change nothing of what is measured: checkpoints are the same with and without them.
-    _of_display: tuple[str, ...] = ("per_group",)
     _neurons: FoundGroups | None = None
 
     @property
@@ -58,8 +56,7 @@ class OptionedCallback(Callback):
     def state_key(self) -> str:
         """Differs between callbacks of different options, so that a Trainer can hold several."""
         if self._state_key is None:  # Lightning asks for it at every hook
-            names = [n for n in _options(type(self)) if hasattr(self, n) and n not in self._of_display]
-            options = {name: _describe(getattr(self, name)) for name in names}
+            options = {name: _describe(getattr(self, name)) for name in _options(type(self)) if hasattr(self, name)}
             self._state_key = f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
         return self._state_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
@@ -88,7 +89,7 @@ class BiLipschitzMonitor(OptionedCallback):
     """
 
     name = "bilipschitz"
-    _of_display = ("per_group", "figures", "verdict")
+    later_options = MappingProxyType({"per_group": "auto", "figures": True, "verdict": True})
 
     def __init__(
         self,

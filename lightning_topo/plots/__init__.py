@@ -2,6 +2,7 @@
 
 from lightning_topo.plots.barcode import plot_barcode
 from lightning_topo.plots.history import (
+    counts_distinct,
     plot_criticality,
     plot_learning_rates,
     plot_neurons_left,
@@ -12,6 +13,7 @@ from lightning_topo.plots.neuron_cloud import plot_neuron_cloud, principal_plane
 from lightning_topo.plots.persistence_diagram import plot_persistence_diagram
 
 __all__ = [
+    "counts_distinct",
     "plot_barcode",
     "plot_criticality",
     "plot_learning_rates",

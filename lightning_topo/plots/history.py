@@ -135,11 +135,9 @@ def plot_neurons_left(records: Sequence[Any], ax: Axes | None = None, show: bool
         The axes.
     """
     ax = notebook_axes(show) if ax is None else ax
-    first: dict[str, float] = {}
-    for record in records:
-        first.setdefault(record.group, getattr(record, "distinct", None) or math.nan)
-    counted = bool(first) and not any(math.isnan(value) for value in first.values())
-    if counted:
+    records = sorted(records, key=lambda record: record.step)  # that of the start may have been made later
+    if counts_distinct(records):
+        first = {record.group: record.distinct for record in reversed(records)}
         _draw_courses(ax, _courses(records, lambda record: record.distinct / first[record.group]), lowest=True)
         ax.set(ylabel="distinct neurons, share of the first", title="Neurons that are left", ylim=(0, 1.05))
     else:
@@ -147,6 +145,11 @@ def plot_neurons_left(records: Sequence[Any], ax: Axes | None = None, show: bool
         ax.set(ylabel="drift, share of the diameter", title="How far the topology has moved")
     show_if(show)
     return ax
+
+
+def counts_distinct(records: Sequence[Any]) -> bool:
+    """Whether all records of the topology count distinct neurons."""
+    return bool(records) and all(getattr(record, "distinct", None) is not None for record in records)
 
 
 def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: str = "") -> Figure:

@@ -70,12 +70,15 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
         return "The neurons did not move against each other: look at whether the optimizer holds their parameters."
     if largest >= _NEAR:
         return f"No measured update could merge neurons, but the largest came near it{seen}: do not raise the rate."
-    # Updates that were not measured may have been made at higher rates, as before a schedule lowered them.
-    reached = findings.top_rate / min(record.critical_lr for record in worst if record.critical_lr > 0)
     start = f"κ stayed below {_ceil(largest):g}{seen}"
-    if reached > 1.5 * largest:
-        largest = reached
-        start = f"At its highest the learning rate, {findings.top_rate:.2g}, was {_percent(reached)} of η*{seen}"
+    # Where few updates were measured, others may have been made at higher rates, as before a schedule lowered them.
+    critical = min(record.critical_lr for record in worst if record.critical_lr > 0)
+    if seen and findings.top_rate > largest * critical:
+        largest = findings.top_rate / critical
+        start = (
+            f"At its highest, {findings.top_rate:.2g}, the learning rate was {_percent(largest)} of the smallest η*"
+            f"{seen}"
+        )
     if findings.controlled:
         return f"{start}: TopologicalRateControl chose the rates, and there is nothing to change."
     if largest < _ROOM:

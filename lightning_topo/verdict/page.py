@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_topo.plots import plot_criticality, plot_learning_rates, plot_neurons_left, plot_stretch
+from lightning_topo.plots import counts_distinct, plot_criticality, plot_learning_rates, plot_neurons_left, plot_stretch
 from lightning_topo.plots.picture import png
 from lightning_topo.verdict.findings import Findings, group_summaries
 from lightning_topo.verdict.words import verdict
@@ -28,8 +28,8 @@ p.about { color: var(--soft); margin: 0 0 1.4rem; }
 .verdict { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.2rem; }
 .verdict p { margin: .45rem 0; } .verdict p:last-child { font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; background: #fff; }
-figure img { display: block; width: 100%; height: auto; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; background: var(--card); }
+figure img { display: block; background: #fff; width: 100%; height: auto; }
 figcaption { background: var(--card); color: var(--soft); font-size: .87rem; padding: .55rem .8rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -42,7 +42,9 @@ _CAPTIONS = {
     "rates": "The learning rate η beside the critical rate η*, above which an update can merge neurons, and, where it "
     "was measured, η_c, above which an update no longer lowers the batch's loss.",
     "stretch": "By how much of their distance an update brought two neurons nearer, or took them apart, at the most.",
-    "neurons": "What is left of the neurons that the run began with.",
+    "distinct": "How many neurons are left, as a share of those of the first measurement, when neurons that have come "
+    "close to each other count as one.",
+    "drift": "How far the persistence diagrams of the neurons have moved since the first measurement.",
 }
 
 
@@ -93,7 +95,8 @@ def _figures(findings: Findings) -> list[tuple[str, str, Axes]]:
             ("change of distances over the steps", _CAPTIONS["stretch"], plot_stretch(findings.updates)),
         ]
     if findings.topology:
-        figures.append(("neurons over the steps", _CAPTIONS["neurons"], plot_neurons_left(findings.topology)))
+        shown = "distinct" if counts_distinct(findings.topology) else "drift"
+        figures.append(("neurons over the steps", _CAPTIONS[shown], plot_neurons_left(findings.topology)))
     return figures
 
 

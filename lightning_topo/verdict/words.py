@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from lightning_topo.plots import counts_distinct
 from lightning_topo.verdict.advice import advice
 from lightning_topo.verdict.findings import Findings, worst_of_each_step
 
@@ -116,9 +117,9 @@ def _known(value: Any) -> bool:
 def _neurons(findings: Findings) -> str:
     """What became of the neurons: how many are left of them, or the topology, or how far updates squeezed them."""
     courses: dict[str, list[Any]] = {}
-    for record in findings.topology:
+    for record in sorted(findings.topology, key=lambda record: record.step):  # the start may have been measured late
         courses.setdefault(record.group, []).append(record)
-    if courses and all(getattr(course[-1], "distinct", None) is not None for course in courses.values()):
+    if counts_distinct(findings.topology):
         return _distinct(courses)
     if any(len(course) > 1 for course in courses.values()):
         return _drift({name: course for name, course in courses.items() if len(course) > 1})
