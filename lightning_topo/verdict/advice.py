@@ -89,7 +89,7 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
             "TopologicalRateControl() would hold it there."
         )
     if largest < _NEAR:
-        return f"{start}: the neurons are safe, and the rate need not be changed."
+        return f"{start}: no update that was measured could merge neurons, and the rate need not be changed."
     return f"{start}: it came near to where neurons merge, so do not raise it."
 
 
