@@ -1,6 +1,6 @@
 """Training from the command line with LightningCLI: the callbacks are named in a YAML file, by their class names.
 
-    python examples/cli/train.py fit --config examples/cli/config.yaml
+python examples/cli/train.py fit --config examples/cli/config.yaml
 
 """
 

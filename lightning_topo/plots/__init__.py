@@ -9,7 +9,7 @@ from lightning_topo.plots.history import (
     plot_overview,
     plot_stretch,
 )
-from lightning_topo.plots.neuron_cloud import plot_neuron_cloud, principal_plane
+from lightning_topo.plots.neuron_cloud import plot_neuron_cloud, principal_axes, principal_plane, start_colours
 from lightning_topo.plots.persistence_diagram import plot_persistence_diagram
 
 __all__ = [
@@ -22,5 +22,7 @@ __all__ = [
     "plot_overview",
     "plot_persistence_diagram",
     "plot_stretch",
+    "principal_axes",
     "principal_plane",
+    "start_colours",
 ]

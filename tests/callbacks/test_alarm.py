@@ -59,8 +59,8 @@ def test_in_a_fit_it_warns_once_and_goes_on(classifier, trainer, data):
         return torch.optim.SGD(module.parameters(), lr=100.0)
 
     alarm = Listening(n_updates=1, min_coverage=None)
+    made = trainer([lt.BiLipschitzMonitor(max_overhead=None), alarm], max_epochs=1)
     with pytest.warns(UserWarning, match="TopologicalAlarm: κ was at 1 or above in 1 measured updates in a row"):
-        made = trainer([lt.BiLipschitzMonitor(max_overhead=None), alarm], max_epochs=1)
         made.fit(classifier(reckless), data())
     assert made.global_step == 12
     assert len(alarm.messages) == 1
