@@ -29,19 +29,17 @@ else:
 
 def rank_zero_info(trainer: Any, message: str) -> None:
     """Say something on the first process, through the logger of the Trainer's own package, by which it is silenced."""
-    import_module(f"{_package(trainer)}.utilities.rank_zero").rank_zero_info(message)
+    cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
+    package = cls.__module__.removesuffix(".trainer.trainer")
+    import_module(f"{package}.utilities.rank_zero").rank_zero_info(message)
 
 
-def log_encodings(trainer: Any) -> list[str]:
-    """The encodings of the streams that the logger of the Trainer's own package writes to."""
-    logger: logging.Logger | None = logging.getLogger(f"{_package(trainer)}.utilities.rank_zero")
+def log_encodings() -> list[str]:
+    """The encodings of the streams to which :func:`rank_zero_info` writes."""
+    # Both of Lightning's packages put their own logger there.
+    logger: logging.Logger | None = import_module("lightning_utilities.core.rank_zero").log
     encodings = []
     while logger is not None:
         encodings += [getattr(getattr(handler, "stream", None), "encoding", None) for handler in logger.handlers]
         logger = logger.parent if logger.propagate else None
     return [encoding for encoding in encodings if isinstance(encoding, str)]
-
-
-def _package(trainer: Any) -> str:
-    cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
-    return cls.__module__.removesuffix(".trainer.trainer")

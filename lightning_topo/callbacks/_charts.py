@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_topo.callbacks._tensorboard import logarithm_tag
+from lightning_topo.callbacks._tensorboard import logarithm_of
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS, TOPOLOGY
 from lightning_topo.neurons import NeuronGroup
 
-# Tags of a chart by its title.
+# Keys that are drawn in a chart, by its title.
 Charts = dict[str, list[str]]
 
 
@@ -21,13 +21,13 @@ def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
     """
     keys = BILIPSCHITZ
     over_all = ("criticality", "median_criticality")
-    of_groups = [logarithm_tag(keys.of_group(group.name, "criticality")) for group in groups]
-    rates = [logarithm_tag(keys.of_run(name)) for name in ("learning_rate", "critical_lr")]
+    of_groups = [logarithm_of(keys.of_group(group.name, "criticality")) for group in groups]
+    rates = [logarithm_of(keys.of_run(name)) for name in ("learning_rate", "critical_lr")]
     charts = {
-        "log10 of κ: neurons can merge above 0": of_groups or [logarithm_tag(keys.of_run(name)) for name in over_all],
+        "log10 of κ: neurons can merge above 0": of_groups or [logarithm_of(keys.of_run(name)) for name in over_all],
         "log10 of the learning rate η, the critical rate η*, and η_c of the loss": [
             *rates,
-            logarithm_tag(SHARPNESS.prefix + "/critical_lr"),
+            logarithm_of(SHARPNESS.prefix + "/critical_lr"),
         ],
         "1 - lower and upper - 1: how far updates squeeze and stretch": [
             keys.of_run(name) for name in ("squeeze", "stretch")

@@ -27,16 +27,16 @@ def tag_of(key: str) -> str:
     return f"{section}_groups/{rest}"
 
 
-def logarithm_tag(key: str) -> str:
-    """The tag under which a figure's base-10 logarithm is found: the page of charts has no logarithmic axis."""
-    before, name = tag_of(key).rsplit("/", 1)
+def logarithm_of(key: str) -> str:
+    """The key of a figure's base-10 logarithm: the page of charts has no logarithmic axis."""
+    before, name = key.rsplit("/", 1)
     return f"{before}/log10_{name}"
 
 
 def tags_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """Figures by their tags, with the logarithms that charts are drawn of."""
-    tags = {tag_of(key): value for key, value in metrics.items()}
-    return tags | {logarithm_tag(k): math.log10(v) for k, v in metrics.items() if has_logarithm(k) and v > 0}
+    logarithms = {logarithm_of(key): math.log10(v) for key, v in metrics.items() if has_logarithm(key) and v > 0}
+    return {tag_of(key): value for key, value in {**metrics, **logarithms}.items()}
 
 
 def write_layout(trainer: Any) -> None:

@@ -10,4 +10,4 @@ from lightning_topo.verdict import Verdict
 
 def speak(trainer: Any, verdict: Verdict) -> None:
     """Say it through Lightning's logger, by which it is silenced, in letters that all its streams can write."""
-    rank_zero_info(trainer, verdict.for_encodings(log_encodings(trainer)))
+    rank_zero_info(trainer, verdict.for_encodings(log_encodings()))

@@ -76,7 +76,7 @@ def plot_learning_rates(
             known = worst.get(record.step)
             worst[record.step] = record if known is None or record.criticality > known.criticality else known
     chosen = [worst[step] for step in sorted(worst)]
-    of_loss = [(one.step, one.critical_lr) for one in sharpness if hasattr(one, "critical_lr")]
+    of_loss = [(one.step, one.critical_lr) for one in sharpness if getattr(one, "critical_lr", None)]
     lines = {
         "learning rate η": (_RATE, [(one.step, one.learning_rate) for one in chosen]),
         "critical rate η*": (_CRITICAL, [(one.step, one.critical_lr) for one in chosen]),

@@ -128,8 +128,8 @@ def _neurons(findings: Findings) -> str:
         return ""
     lower, upper = min(known, key=lambda record: record.lower), max(known, key=lambda record: record.upper)
     return (
-        f"Neurons: a single measured update changed distances between them by factors from {lower.lower:.2g} "
-        f"({lower.group}, step {lower.step:,}) to {upper.upper:.2g} ({upper.group}, step {upper.step:,}); "
+        f"Neurons: a single measured update changed distances between them by factors from {lower.lower:.3g} "
+        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); "
         f"{'PersistenceMonitor() tells' if not courses else 'their topology was measured too seldom to tell'} how many "
         "stay distinct."
     )
