@@ -46,8 +46,8 @@ def merge_neurons(
             optimizers that were made before hold the old ones, so make them anew.
         groups: None (all that are found), a glob or a list of globs on their names, or a list of NeuronGroup.
         example_input: As in ``find_neuron_groups``.
-        tolerance: Largest distance $|a_i - a_c|$ of a unit from the one that stands for it, as a share of the median
-            $|a_i|$ of the group. With 0 only exact clones become one.
+        tolerance: Largest distance $|a_i - a_c|$ of a unit from the one that stands for it, as a share of the root
+            mean square of all $|a_i|$ of the group. With 0 only exact clones become one.
 
     Returns:
         What became of each group, parameters before and after, and the largest change of the output for the example.
@@ -144,7 +144,8 @@ class _Merger:
         tensors = self.surgery.tensors()
         made = [(tensors[name], slots) for name, slots in units.by_tensor().items()]
         points = incoming(made, torch.arange(units.n))
-        limit = self._tolerance * float(torch.linalg.vector_norm(points, dim=1).nanmedian())
+        # Not of the median: where most units have died and shrink, that says nothing about those that work.
+        limit = self._tolerance * float(points.square().sum(1).nanmean().sqrt())
         merged = coinciding(lambda classes: incoming(made, classes), units.n, limit)
         largest = float(distances(incoming(made, merged), merged).nan_to_num(0.0).max())
         if units.n > 1 and len(merged.unique()) == 1 and largest > 0.0:

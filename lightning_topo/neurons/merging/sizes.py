@@ -62,7 +62,9 @@ def possible_sizes(
     known = {(size.module, size.name) for size in done}
     found = []
     for path in _nearest_first({_layer(change)[0] for change in changes}):
-        for name, value in list(vars(model.get_submodule(path)).items()):
+        module = model.get_submodule(path)
+        known_kind = _named(module) is not None or isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
+        for name, value in () if known_kind else list(vars(module).items()):
             new = _resized(value, lengths)
             if new is not None and not name.startswith("_") and (path, name) not in known:
                 found.append(Sized(path, name, new))

@@ -84,12 +84,15 @@ class Flow:
         sources = [self.source(value) for value in live]
         origins = {self.origin(value) for value, source in zip(live, sources, strict=True) if source is None}
         origin = self.time if self._originates or len(origins) > 1 else max(origins, default=-1)
+        mixed = None in sources
+        if mixed:
+            self._note_uses(live)
         for value in operation.outputs:
             self._origins[value] = origin
-            if sources[0] is not None and None not in sources:
+            if mixed:
+                self._sources.pop(value, None)  # an operation in place has added to a parameter what is none
+            elif sources[0] is not None:
                 self._sources.setdefault(value, sources[0])
-        if None in sources:
-            self._note_uses(live)
 
     def known(self, value: Value) -> list[AnyAxis]:
         """Axes of a value that depends on parameters or inputs, with families."""
