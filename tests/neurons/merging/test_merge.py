@@ -10,16 +10,7 @@ from torch.nn import functional
 
 import lightning_topo as lt
 
-
-class Net(nn.Module):
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self._forward = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self._forward(self, x)
+from ..conftest import Net
 
 
 def perceptron(width=6):

@@ -11,16 +11,7 @@ from lightning_topo.neurons.group import locate
 from lightning_topo.neurons.tracing.roles import Roles
 from lightning_topo.neurons.tracing.trace import Recorder
 
-
-class Net(nn.Module):
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self._forward = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self._forward(self, x)
+from ..conftest import Net
 
 
 def read(model, x, group=0):
