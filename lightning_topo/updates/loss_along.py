@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from lightning_topo.updates.module_state import ModuleState
 from lightning_topo.updates.parameters_before import ParametersBefore
-from lightning_topo.updates.recorded_steps import NotRepeatableError, RecordedStep, RecordedSteps, optimizer_steps_seen
+from lightning_topo.updates.recorded_steps import NotRepeatableError, RecordedStep, RecordedSteps
 
 # A step that is made again gives its loss again within rounding; kernels that add up in another order each time, and
 # half precision, move it by less than this share.
 _SAME = 1e-3
+# Parameters that the update does not move (a teacher, a frozen part) are put back too where a copy of them is at most
+# so many times as large as one of those that it moves; a large frozen part, as under LoRA, is not copied.
+_AFFORDABLE = 2
 
 
 class _LossKnown(BaseException):
@@ -45,34 +48,34 @@ def loss_along(
         The function: multiple of the update (0: before it, 1: after it) to loss; ``nan`` where a step failed.
 
     Raises:
-        NotRepeatableError: When a step has no loss, makes optimizer steps itself, or gives another loss each time.
+        NotRepeatableError: When a step has no loss, changes parameters itself, or gives another loss each time.
     """
     after = ParametersBefore(before.parameters)
     after.take()
-    line = _LossAlong(trainer, module, recorded, before, after)
+    others = _others(module, before)
+    others.take()
+    line = _LossAlong(trainer, module, recorded, (before, after, others))
     grads = [(parameter, parameter.grad) for parameter in module.parameters()]
     present = ModuleState(module, recorded.generators)
     try:
         for parameter, _ in grads:
             parameter.grad = None
-        with optimizer_steps_seen(_refuse_step):
-            line.require_repeatable()
-            yield line
+        line.require_repeatable()
+        yield line
     finally:
         present.restore()
-        _copy(after.parameters, after.copies)
+        for kept in (after, others):
+            _copy(kept)
         for parameter, grad in grads:
             parameter.grad = grad
-    if isinstance(line.failure, NotRepeatableError):
-        raise line.failure
 
 
 class _LossAlong:
     def __init__(
-        self, trainer: Any, module: Any, recorded: RecordedSteps, before: ParametersBefore, after: ParametersBefore
+        self, trainer: Any, module: Any, recorded: RecordedSteps, parameters: tuple[ParametersBefore, ...]
     ) -> None:
         self._trainer, self._module, self._steps = trainer, module, recorded.steps
-        self._before, self._after = before, after
+        self._before, self._after, self._others = parameters
         self._known: dict[float, float] = {}
         self.failure: Exception | None = None
 
@@ -100,7 +103,8 @@ class _LossAlong:
         return self._known[multiple]
 
     def _local(self, multiple: float) -> float:
-        _copy(self._before.parameters, self._before.copies)
+        for kept in (self._before, self._others):
+            _copy(kept)
         with torch.no_grad():
             torch._foreach_lerp_(self._before.parameters, self._after.copies, multiple)
         try:
@@ -135,8 +139,8 @@ class _LossAlong:
 def _missing(automatic: bool) -> str:
     if automatic:
         return (
-            "expected a training step that returns a scalar loss and makes no optimizer steps itself, got another, "
-            "which cannot be made again; use manual optimization for steps of its own"
+            "expected a training step that returns a scalar loss and changes no parameters itself, got another, which "
+            "cannot be made again; make its own updates in hooks such as on_train_batch_end, or by manual optimization"
         )
     return (
         "expected a training step that calls self.manual_backward(loss) with a scalar before an optimizer's step(), "
@@ -146,7 +150,7 @@ def _missing(automatic: bool) -> str:
 
 @contextmanager
 def _unheard(trainer: Any, module: nn.Module) -> Iterator[None]:
-    """Nothing that training steps log is heard, and none goes backward or makes an optimizer step."""
+    """Nothing that training steps log is heard, and they end where they go backward."""
     package = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer")).__module__
     dummy = import_module(f"{package.removesuffix('.trainer.trainer')}.loggers.logger").DummyLogger
     loggers = trainer.loggers
@@ -181,11 +185,15 @@ def _end_at_loss(closure_loss: Tensor, *args: Any, **kwargs: Any) -> None:
     raise _LossKnown(closure_loss.detach())
 
 
-def _refuse_step() -> None:
-    raise NotRepeatableError("expected a training step that makes no optimizer steps itself, got one that does")
+def _others(module: nn.Module, moved: ParametersBefore) -> ParametersBefore:
+    ids = {id(parameter) for parameter in moved.parameters}
+    others = [p for p in module.parameters() if id(p) not in ids and p.layout is torch.strided]
+    affordable = sum(p.numel() for p in others) <= _AFFORDABLE * sum(p.numel() for p in moved.parameters)
+    return ParametersBefore(others if affordable else [])
 
 
 @torch.no_grad()
-def _copy(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    if parameters:
-        torch._foreach_copy_(list(parameters), list(values))
+def _copy(kept: ParametersBefore) -> None:
+    """Put parameters back."""
+    if kept.parameters:
+        torch._foreach_copy_(kept.parameters, kept.copies)

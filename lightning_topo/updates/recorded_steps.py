@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_topo.copy_or_same import copy_or_same
 from lightning_topo.random_generators import reachable_generators
@@ -47,10 +46,11 @@ class RecordedStep:
 
 @dataclass
 class _Call:
-    """A training step that is being made."""
+    """A training step that is being made: when it began, and what the parameters were."""
 
-    began: float
     step: RecordedStep
+    began: float
+    parameters: _Fingerprint
 
 
 class RecordedSteps:
@@ -131,20 +131,17 @@ class RecordedSteps:
         state = ModuleState(self._module, self.generators)
         step = RecordedStep(*RecordedStep(args, kwargs, state).arguments(), state)
         self.steps.append(step)
-        self._call = _Call(time.perf_counter(), step)
-        with optimizer_steps_seen(self._step_seen):
-            yield
+        self._call = _Call(step, time.perf_counter(), _Fingerprint(self._module))
+        yield
 
     def loss_seen(self, loss: Any) -> None:
         """The training step returned a loss, or goes backward from it."""
         if self._call is not None:
             call, self._call = self._call, None
-            loss = loss.get("loss") if isinstance(loss, dict) else loss
-            call.step.loss = loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
             call.step.seconds = time.perf_counter() - call.began
-
-    def _step_seen(self) -> None:
-        self._call = None  # a loss from here on is of other parameters
+            loss = loss.get("loss") if isinstance(loss, dict) else loss
+            if isinstance(loss, Tensor) and loss.numel() == 1 and call.parameters.hold:
+                call.step.loss = loss.detach()
 
 
 class _Tap:
@@ -193,12 +190,21 @@ class _Tap:
         return self._backward(closure_loss, *args, **kwargs)
 
 
-@contextmanager
-def optimizer_steps_seen(act: Callable[[], None]) -> Iterator[None]:
-    """Call a function before each step that any torch optimizer makes in this thread."""
-    thread = threading.get_ident()
-    handle = register_optimizer_step_pre_hook(lambda *_: act() if threading.get_ident() == thread else None)
-    try:
-        yield
-    finally:
-        handle.remove()
+class _Fingerprint:
+    """Whether a module's parameters are what they were, frozen ones too, for the price of reading them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        floating = [p for p in module.parameters() if p.is_floating_point() and p.layout is torch.strided]
+        self._parameters: list[Tensor] = list(floating)
+        self._was = self._now()
+
+    def _now(self) -> tuple[list[int], list[float]]:
+        # Versions tell of writing as autograd sees it, norms of writing past it (to .data).
+        with torch.no_grad():
+            norms = torch._foreach_norm(self._parameters) if self._parameters else []
+        values = torch.stack([norm.double().to(norms[0].device) for norm in norms]).nan_to_num() if norms else None
+        return [p._version for p in self._parameters], [] if values is None else values.tolist()
+
+    @property
+    def hold(self) -> bool:
+        return self._was == self._now()

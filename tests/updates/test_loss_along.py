@@ -282,8 +282,32 @@ def test_a_step_that_steps_by_itself_is_refused():
 
     watch = assert_untouched(Stepping)
     assert not watch.losses
-    assert all("makes no optimizer steps itself" in failure for failure in watch.failures)
+    assert all("changes no parameters itself" in failure for failure in watch.failures)
     assert len(watch.failures) == 12
+
+
+@pytest.mark.parametrize("past_autograd", [True, False])
+def test_a_step_that_moves_frozen_parameters_is_refused(past_autograd):
+    class Teacher(Model):
+        def __init__(self):
+            super().__init__()
+            self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+
+        @torch.no_grad()
+        def training_step(self, batch, batch_idx):
+            for p, q in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                (p.data if past_autograd else p).lerp_(q, 1e-3)
+            with torch.enable_grad():
+                pull = (self.net(batch[0]) - self.teacher(batch[0]).detach()).square().mean()
+                return super().training_step(batch, batch_idx) + pull
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    watch = assert_untouched(Teacher)
+    # At the first step the teacher is the student, and its values move only once the step is made again elsewhere.
+    assert len(watch.losses) == past_autograd
+    assert len(watch.losses) + len(watch.failures) == 12
 
 
 class SideEffects(Model):
