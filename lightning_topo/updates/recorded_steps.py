@@ -62,7 +62,8 @@ class RecordedSteps:
 
     def __init__(self) -> None:
         self.steps: list[RecordedStep] = []
-        self._strategy: Any = None
+        self._trainer: Any = None
+        self._callbacks: Any = None
         self._module: Any = None
         self._generators: tuple[nn.Module, list[Any]] | None = None
         self._call: _Call | None = None
@@ -71,7 +72,12 @@ class RecordedSteps:
     @property
     def recording(self) -> bool:
         """Whether training steps are being kept."""
-        return self._strategy is not None
+        return self._trainer is not None
+
+    @property
+    def heeds_run(self) -> bool:
+        """Whether steps are the run's own: a search within it sets its callbacks aside."""
+        return self.recording and self._trainer.callbacks is self._callbacks
 
     @property
     def loss_is_known(self) -> bool:
@@ -102,7 +108,7 @@ class RecordedSteps:
             )
         if self._generators is None or self._generators[0] is not module:
             self._generators = module, reachable_generators(module)
-        self._strategy, self._module = trainer.strategy, module
+        self._trainer, self._callbacks, self._module = trainer, trainer.callbacks, module
         _Tap.of(trainer.strategy).listeners.append(self)
 
     def next_batch(self) -> None:
@@ -111,9 +117,9 @@ class RecordedSteps:
 
     def stop(self) -> None:
         """Keep no more, and forget what was kept."""
-        if self._strategy is not None:
-            _Tap.of(self._strategy).drop(self)
-        self.steps, self._strategy, self._module, self._call = [], None, None, None
+        if self.recording:
+            _Tap.of(self._trainer.strategy).drop(self)
+        self.steps, self._trainer, self._callbacks, self._module, self._call = [], None, None, None, None
         self._batch_is_kept = False
 
     def forget(self) -> None:
@@ -124,7 +130,7 @@ class RecordedSteps:
     @contextmanager
     def keeping(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
         """Where the training step is made, with its arguments."""
-        if self._batch_is_kept:  # LBFGS evaluates a batch several times
+        if self._batch_is_kept or not self.heeds_run:  # LBFGS evaluates a batch several times
             yield
             return
         self._batch_is_kept = True
@@ -202,7 +208,7 @@ class _Fingerprint:
         # Versions tell of writing as autograd sees it, norms of writing past it (to .data).
         with torch.no_grad():
             norms = torch._foreach_norm(self._parameters) if self._parameters else []
-        values = torch.stack([norm.double().to(norms[0].device) for norm in norms]).nan_to_num() if norms else None
+        values = torch.stack([norm.float().to(norms[0].device) for norm in norms]).nan_to_num() if norms else None
         return [p._version for p in self._parameters], [] if values is None else values.tolist()
 
     @property
