@@ -145,25 +145,27 @@ class SharpnessMonitor(OptionedCallback):
             self._announcer.forget()
             self._last_step, self._writer.last = None, {}
         if self.active:
-            self._refuse(trainer.strategy)
+            self._refuse(trainer)
         self.hear("on_train_batch_start", self.active)
         self.hear("on_before_backward", False)
 
-    def _refuse(self, strategy: Any) -> None:
+    def _refuse(self, trainer: Any) -> None:
         """Say what cannot be measured under a strategy."""
-        refused = ""
-        if shards_parameters(strategy):
+        if shards_parameters(trainer.strategy):
             self.active = False
-            refused = (
-                f"does not measure under {type(strategy).__name__}: a loss of sharded parameters has no second "
-                "derivative, because the whole parameters are gone after the forward pass, and is not evaluated "
-                "outside of a step. Training goes on unmonitored."
-            )
-        elif self._wants_critical and (obstacle := hidden_updates(strategy)) is not None:
+            if self._processes.lead:
+                self._announcer.warn_once(
+                    f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}: a loss of "
+                    "sharded parameters has no second derivative, because the whole parameters are gone after the "
+                    "forward pass, and it is not evaluated outside of a step. Training goes on unmonitored."
+                )
+        elif self._wants_critical and (obstacle := hidden_updates(trainer.strategy)) is not None:
             self._wants_critical, self.active = False, self._wants_hessian
-            refused = f"does not measure the critical rate of the loss {obstacle}."
-        if refused and self._processes.lead:
-            self._announcer.warn_once(f"{type(self).__name__} {refused}")
+            message = f"{type(self).__name__} does not measure the critical rate of the loss {obstacle}."
+            if self.active:
+                rank_zero_info(trainer, message)
+            elif self._processes.lead:
+                self._announcer.warn_once(f"{message} Training goes on unmonitored.")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""

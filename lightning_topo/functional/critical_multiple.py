@@ -89,57 +89,69 @@ def critical_multiple(
     line = _Line(loss, before, resolution * abs(before))
     line.bracket(min(max(start, _SMALLEST), _LARGEST))
     line.halve(tolerance)
-    return CriticalMultiple(line.crossing(), (line.lower if line.falls else 0.0, line.upper), before, 1 + line.calls)
+    lower, upper, falls = line.ends()
+    return CriticalMultiple(line.crossing(), (lower if falls else 0.0, upper), before, 1 + len(line.changes))
 
 
 class _Line:
-    """The loss along the update less that before it, and the bracket in which it comes back to zero."""
+    """The loss along the update less that before it, at the multiples that have been tried."""
 
     def __init__(self, loss: Callable[[float], float], before: float, rounding: float) -> None:
         self._loss, self._before, self._rounding = loss, before, rounding
-        self.lower, self.upper = 0.0, math.inf
-        self._at_lower = self._at_upper = 0.0
-        self.falls = False
-        self.calls = 0
+        self.changes: dict[float, float] = {}
 
-    def is_open_at(self, multiple: float) -> bool:
-        """Whether the loss is lower there, or cannot be told from the loss before; take over what is learnt by it."""
-        self.calls += 1
-        change = self._loss(multiple) - self._before
+    def sign(self, multiple: float) -> int:
+        """Whether the loss is lower there (-1), cannot be told from the loss before (0), or neither (1)."""
+        self.changes[multiple] = change = self._loss(multiple) - self._before
         if change < -self._rounding:
-            self.falls = True
-        elif not abs(change) <= self._rounding or self.falls:  # also where it is not finite
-            self.upper, self._at_upper = multiple, change
-            return False
-        self.lower, self._at_lower = multiple, change
-        return True
+            return -1
+        return 0 if change <= self._rounding else 1  # also where it is not finite
+
+    def ends(self) -> tuple[float, float, bool]:
+        """The bracket: the largest multiple before the first at which the loss is not lower, and that; and if it falls.
+
+        What cannot be told from the loss before is too near the start, until the loss has been seen to fall.
+        """
+        lower, falls = 0.0, False
+        for multiple in sorted(self.changes):
+            change = self.changes[multiple]
+            if change < -self._rounding:
+                falls = True
+            elif falls or not abs(change) <= self._rounding:
+                return lower, multiple, falls
+            lower = multiple
+        return lower, math.inf, falls
 
     def bracket(self, multiple: float) -> None:
         """Grow or shrink a multiple until the loss is lower at one end of the bracket and no longer at the other."""
-        grows = self.is_open_at(multiple)
-        factor = 2.0
-        while (grows and math.isinf(self.upper) and multiple < _LARGEST) or (
-            not grows and self.lower == 0 and multiple > _SMALLEST
-        ):
+        sign = self.sign(multiple)
+        if sign == 0:  # at the very result, or too near the start to tell
+            half = self.sign(multiple / 2)
+            sign, multiple = (half, multiple / 2) if half else (0, multiple)
+        grows, factor = sign <= 0, 2.0
+        while True:
+            lower, upper, _ = self.ends()
+            if (math.isfinite(upper) or multiple >= _LARGEST) if grows else (lower > 0 or multiple <= _SMALLEST):
+                return
             multiple = min(multiple * factor, _LARGEST) if grows else max(multiple / factor, _SMALLEST)
             factor *= factor
-            self.is_open_at(multiple)
+            self.sign(multiple)
 
     def halve(self, tolerance: float) -> None:
         """Halve the bracket in the logarithm until it is narrow; sooner where the loss has not been seen to fall."""
-        while (
-            self.lower > 0
-            and math.isfinite(self.upper)
-            and self.upper > self.lower * (1 + tolerance if self.falls else 2)
-        ):
-            self.is_open_at(math.sqrt(self.lower * self.upper))
+        while True:
+            lower, upper, falls = self.ends()
+            if not 0 < lower < upper < math.inf or upper <= lower * (1 + tolerance if falls else 2):
+                return
+            self.sign(math.sqrt(lower * upper))
 
     def crossing(self) -> float:
         """Where the parabola through both ends of the bracket comes back to the loss before."""
-        if not self.falls:
+        lower, upper, falls = self.ends()
+        if not falls:
             return 0.0
-        if not math.isfinite(self._at_upper) or math.isinf(self.upper):
-            return self.upper
+        if not math.isfinite(self.changes.get(upper, math.inf)):
+            return upper
         # The mean slope from 0 on is linear for a parabola: below 0 at one end, not below at the other.
-        left, right = self._at_lower / self.lower, max(self._at_upper, 0.0) / self.upper
-        return self.lower + (self.upper - self.lower) * left / (left - right)
+        left, right = self.changes[lower] / lower, max(self.changes[upper], 0.0) / upper
+        return lower + (upper - lower) * left / (left - right)

@@ -89,6 +89,13 @@ def test_a_start_near_the_result_takes_six_evaluations():
     assert cold.evaluations <= 13
 
 
+@pytest.mark.parametrize("start", [1.0, 0.5, 2.0, 2.0000001, 1.9999999])
+def test_a_start_at_the_result_itself_finds_it(start):
+    found = critical_multiple(lambda t: (t - 1) ** 2, start=start)
+    assert found.multiple == pytest.approx(2.0, rel=1e-5)
+    assert found.evaluations <= 8
+
+
 @pytest.mark.parametrize("slope", [1.0, 1e-3, 1e5])
 def test_a_loss_that_does_not_fall_is_told_as_zero(slope):
     found = critical_multiple(lambda t: 3.0 + slope * t)
