@@ -49,11 +49,10 @@ class CriticalProbe:
         self._recorded = RecordedSteps()
         self._hooks = StepHooks(self._before_step, self._after_step)
         self._last: float | None = None
-        self._end()
+        self._forget_update()
 
-    def _end(self) -> None:
+    def _forget_update(self) -> None:
         self._recorded.stop()
-        self._hooks.release()
         self._trainer: Any = None
         self._module: Any = None
         self._before: ParametersBefore | None = None
@@ -76,7 +75,7 @@ class CriticalProbe:
         Raises:
             NotRepeatableError: When the training step cannot be made again.
         """
-        self._end()
+        self.end()
         self._recorded.start(trainer, module)
         self._trainer, self._module = trainer, module
         self._hooks.attach(trainer.optimizers)
@@ -86,12 +85,13 @@ class CriticalProbe:
         self._recorded.next_batch()
 
     def end(self) -> None:
-        """Wait for the update no more."""
-        self._end()
+        """Wait for the update no more; between steps, as an optimizer is calling its hooks within one."""
+        self._forget_update()
+        self._hooks.release()
 
     def forget(self) -> None:
         """Nothing of a fit is left."""
-        self._end()
+        self.end()
         self._recorded.forget()
         self._last = None
 
@@ -110,7 +110,7 @@ class CriticalProbe:
             try:
                 self._arrived()
             finally:
-                self._end()
+                self._forget_update()
 
     def measure(self) -> CriticalRate | None:
         """Search along the update; None where it has moved nothing.

@@ -413,6 +413,28 @@ def test_the_strategy_is_as_it_was_after_a_run_that_fails(smooth, trainer, data)
     assert not {"training_step", "backward"} & vars(made.strategy).keys()
 
 
+@pytest.mark.parametrize("sharpness_first", [True, False])
+def test_beside_others_that_listen_to_the_same_steps(sharpness_first, smooth, trainer, data):
+    monitors = [lt.SharpnessMonitor(2, None, method="critical"), lt.BiLipschitzMonitor(max_overhead=None)]
+    alone = lt.SharpnessMonitor(2, None, method="critical")
+    for callbacks in ([alone], monitors if sharpness_first else monitors[::-1]):
+        pl.seed_everything(2, verbose=False)
+        trainer(callbacks).fit(smooth(), data())
+    assert [record.critical_lr for record in monitors[0].history] == [r.critical_lr for r in alone.history]
+    assert len(monitors[1].history) == 48
+
+
+def test_scaled_back_updates_are_measured_as_they_were_made(smooth, trainer, data):
+    monitor = lt.SharpnessMonitor(1, None, method="critical")
+    clipping = lt.TopologicalStepClipping(1e-4)
+    trainer([monitor, clipping], max_steps=3).fit(smooth(), data())
+    assert clipping.clipped_updates == 3
+    made = lt.SharpnessMonitor(1, None, method="critical")
+    trainer([made], max_steps=3).fit(smooth(), data())
+    # The same direction, some hundred times shorter.
+    assert monitor.history[0].critical_lr > 10 * made.history[0].critical_lr
+
+
 def test_options_of_the_method():
     with pytest.raises(ValueError, match="expected method to be one of auto, critical, hessian, got 'lanczos'"):
         lt.SharpnessMonitor(method="lanczos")
