@@ -93,6 +93,8 @@ TOPOLOGY = LogKeys(
 SHARPNESS = LogKeys(
     "sharpness",
     overall={
+        "learning_rate": "largest learning rate η of the update",
+        "critical_lr": "η_c, the smallest rate at which the update would not have lowered the loss of its own batch",
         "lambda_max": "largest eigenvalue λmax of the Hessian of the batch's loss",
         "inverse": "1 / λmax",
         "coverage": _COVERAGE,
