@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_topo.functional.betti import PAPER_SCALE
 from lightning_topo.functional.distances import ROUNDING
 from lightning_topo.functional.persistence import Persistence
 
@@ -64,7 +65,7 @@ def longest_bar_scale(persistence: Persistence) -> float:
         persistence: Diagrams of a cloud.
 
     Returns:
-        A share from 0 to 1; 0.25, the paper's (arXiv 2510.02670), where there is no finite bar: all points coincide.
+        A share from 0 to 1; a quarter, as in the paper (arXiv 2510.02670), where all points coincide and no bar ends.
 
     Example:
         >>> import math, torch
@@ -79,6 +80,6 @@ def longest_bar_scale(persistence: Persistence) -> float:
     bars = torch.cat(persistence.diagrams)
     bars = bars[bars[:, 1].isfinite()]
     if len(bars) == 0 or not persistence.diameter > 0:
-        return 0.25
+        return PAPER_SCALE
     longest = bars[(bars[:, 1] - bars[:, 0]).argmax()]
     return float(longest.mean()) / persistence.diameter

@@ -45,13 +45,13 @@ def plot_betti_curves(
 
     ax = new_axes() if ax is None else ax
     scales = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64)
-    for of, style in ((start, {"lw": 1.0, "ls": "--"}), (persistence, {"lw": 2.0, "ls": "-"})):
+    for of, width, dashes in ((start, 1.0, "--"), (persistence, 2.0, "-")):
         if of is None:
             continue
         for k, curve in enumerate(betti_curves(of, scales)):
             colour, _ = dimension_style(k)
             label = f"b{subscript(k)}" + (" at the start" if of is start else "")
-            ax.step(scales.numpy(), curve.numpy(), where="post", color=colour, label=label, **style)
+            ax.step(scales.numpy(), curve.numpy(), where="post", color=colour, label=label, lw=width, ls=dashes)
     ax.axvline(scale, color=GREY, lw=1, ls=":", zorder=0)
     ax.set_yscale("symlog", linthresh=1)
     ax.yaxis.set_major_formatter(ScalarFormatter())
