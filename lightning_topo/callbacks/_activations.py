@@ -98,25 +98,27 @@ class BatchActivations:
             return
         with self._guard(), torch.no_grad():
             kept = self._rows.get(name, _Rows())
-            rows = self._watched[name].rows(x, kept.most)
+            rows = self._watched[name].rows(x, MOST_ROWS)
             if rows is not None:
                 kept.add(rows)
                 self._rows[name] = kept
 
 
 class _Rows:
-    """Rows of all calls of a layer, of each call a like share: twice as few where they would become too many."""
+    """Rows of all calls of a layer, of each call a like share: every second one where they become too many."""
 
     def __init__(self) -> None:
-        self.most = MOST_ROWS
         self._kept: list[Tensor] = []
+        self._stride = 1
 
     def add(self, rows: Tensor) -> None:
-        """Keep rows of one more call, at most ``most``."""
-        self._kept.append(rows)
-        if sum(map(len, self._kept)) > 2 * MOST_ROWS:
-            self._kept = [torch.cat(self._kept)[::2].clone()]
-            self.most = max(1, self.most // 2)
+        """Keep rows of one more call."""
+        self._kept.append(rows[:: self._stride])
+        while sum(map(len, self._kept)) > 2 * MOST_ROWS:
+            self._kept = [rows[::2].clone() for rows in self._kept]
+            if all(len(rows) == 1 for rows in self._kept):
+                self._kept = self._kept[::2]
+            self._stride *= 2
 
     def all(self) -> Tensor:
         """At most 256 of them, shape (m, n)."""

@@ -13,6 +13,7 @@ from lightning_topo.callbacks._admission import Admission
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord, record_of, update_metrics
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._clone_certificate import CloneCertificate, MeasuredUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
@@ -85,6 +86,7 @@ class BiLipschitzMonitor(OptionedCallback):
     Attributes:
         history: List of ``BiLipschitzRecord``.
         broken_updates: Measured updates of the run with κ >= 1 in some group.
+        certificates: For each group, whether the measured updates exclude that neurons have become clones.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -119,6 +121,8 @@ class BiLipschitzMonitor(OptionedCallback):
         self._processes = Processes()
         self._admission = Admission(self._budget, self._processes)
         self._updates: list[int] = []
+        self._measured = MeasuredUpdates()
+        self._movers: dict[str, tuple[int, list[int]]] = {}
         self._forget_fit()
         self.skip_empty_hooks()
         self.hear("on_train_batch_end", False)
@@ -140,6 +144,16 @@ class BiLipschitzMonitor(OptionedCallback):
         return self._budget.spent_on("discovery")
 
     @property
+    def certificates(self) -> tuple[CloneCertificate, ...]:
+        """For each group, whether the updates of the run so far exclude that neurons have become clones."""
+        return tuple(
+            self._measured.certificate(
+                name, sum(self._updates[index] for index in movers), n <= (self.max_neurons or n)
+            )
+            for name, (n, movers) in self._movers.items()
+        )
+
+    @property
     def ready(self) -> bool:
         """Whether the groups are known, and with them the charts."""
         return self._neurons.ready
@@ -151,6 +165,7 @@ class BiLipschitzMonitor(OptionedCallback):
             "made": self._budget.made,
             "updates": list(self._updates),
             "broken_updates": self.broken_updates,
+            "measured": self._measured.state(),
             "last": dict(self._writer.last),
         }
 
@@ -160,6 +175,8 @@ class BiLipschitzMonitor(OptionedCallback):
         self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
         self._updates = saved.get("updates", lambda value: list(map(count, value)), [])
         self.broken_updates = saved.get("broken_updates", count, 0)
+        self._measured.forget()
+        saved.get("measured", self._measured.load, None, since="0.2.0")
         self._writer.last = saved.get("last", figures, {}, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -173,6 +190,7 @@ class BiLipschitzMonitor(OptionedCallback):
             self._budget.forget()
             self._announcer.forget()
             self._updates, self.broken_updates, self._writer.last = [], 0, {}
+            self._measured.forget()
         obstacle = hidden_updates(trainer.strategy) if self.active else None
         if obstacle is not None:
             self.active = False
@@ -223,7 +241,14 @@ class BiLipschitzMonitor(OptionedCallback):
         self._turns = {}
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
-        self._unseen = UnseenUpdates(p for group in self._neurons.found for p in group.parameters(self._model))
+        self._movers, parameters = {}, []
+        held = [{id(p) for settings in o.param_groups for p in settings["params"]} for o in trainer.optimizers]
+        for group in self._neurons.found:
+            own = group.parameters(self._model)
+            movers = [index for index, ids in enumerate(held) if not ids.isdisjoint(map(id, own))]
+            self._movers[group.name] = group.n_units(self._model), movers
+            parameters += own
+        self._unseen = UnseenUpdates(parameters)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -336,6 +361,8 @@ class BiLipschitzMonitor(OptionedCallback):
         latest: dict[str, BiLipschitzRecord] = {}
         for one in batch:
             records = [] if one.measurement is None else self._of_one(one, one.measurement)
+            for record in records:
+                self._measured.add(record)
             # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
             if not any(record.criticality != 0 for record in records):
                 continue

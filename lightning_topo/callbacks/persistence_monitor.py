@@ -55,12 +55,12 @@ class PersistenceMonitor(OptionedCallback):
     process's batch. Where no such layer is called, or it is compiled, these two are left out, and that is said.
 
     Logged as ``topology/<group>/{betti_k, entropy_k, total_persistence_k, drift_k, certified_betti_k,
-    covering_radius, diameter, distinct, dormant, effective_rank}`` and ``topology/coverage``. With a TensorBoard logger,
-    figures of the diagrams, the barcode, the Betti numbers over all scales and the neuron cloud (in the first principal
-    plane of the start, coloured by where each neuron started) are made of measurements 1, 2, 4, 8, ... and of the last.
-    They wait until ``max_overhead`` allows them, and one that still waits when the group's next is due gives way to it.
-    At the end one group's are made in any case, and more while the run has spent less than a second in all, or less
-    than ``max_overhead`` allows.
+    covering_radius, diameter, distinct, dormant, effective_rank}`` and ``topology/coverage``. With a TensorBoard
+    logger, figures of the diagrams, the barcode, the Betti numbers over all scales and the neuron cloud (in the first
+    principal plane of the start, coloured by where each neuron started) are made of measurements 1, 2, 4, 8, ... and of
+    the last. They wait until ``max_overhead`` allows them, and one that still waits when the group's next is due gives
+    way to it. At the end one group's are made in any case, and more while the run has spent less than a second in all,
+    or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
     and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
@@ -278,7 +278,7 @@ class PersistenceMonitor(OptionedCallback):
         self._activations.drop()
         ahead = max(1, trainer.global_step - self._global_step)  # a batch may make several steps
         self._global_step = trainer.global_step
-        at_end = is_last_batch(trainer, batch_idx + 1)  # or the next is the first of an epoch
+        at_end = is_last_batch(trainer, batch_idx + 1) or trainer.is_last_batch  # of this epoch
         self.hear("on_train_batch_start", self._processes.lead and (at_end or self._due(trainer, ahead)))
 
     def _due(self, trainer: Any, ahead: int = 0) -> bool:
