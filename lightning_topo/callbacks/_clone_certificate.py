@@ -51,7 +51,7 @@ class CloneCertificate:
         return f"{self.group}: {seen}, so that clones are not excluded."
 
 
-class MeasuredUpdates:
+class UpdateTally:
     """What the measured updates of a run did to each group, summed up for its certificate."""
 
     def __init__(self) -> None:

@@ -55,11 +55,10 @@ class PersistenceRecord:
     effective_rank: float | None = None
 
 
-def topology_metrics(record: PersistenceRecord) -> dict[str, float | None]:
-    """The figures to be logged of a record, by their keys."""
-    metrics: dict[str, float | None] = {
-        TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group
-    }
+def topology_metrics(record: PersistenceRecord) -> dict[str, float]:
+    """The figures to be logged of a record, by their keys, those that are known."""
+    of_group = {TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group}
+    metrics: dict[str, float] = {key: value for key, value in of_group.items() if value is not None}
     for name in TOPOLOGY.dimension:
         values: Sequence[float] = getattr(record, name)
         metrics |= {TOPOLOGY.of_dimension(record.group, name, k): value for k, value in enumerate(values)}
