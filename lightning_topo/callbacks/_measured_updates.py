@@ -8,6 +8,7 @@ from itertools import groupby
 
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord, record_of, update_metrics
+from lightning_topo.callbacks._clone_certificate import UpdateTally
 from lightning_topo.callbacks._history import remember
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import LearningRate, Measurement
@@ -38,17 +39,20 @@ class MeasuredUpdates:
         broken: Updates with κ >= 1 in some group.
         measured: Updates that moved neurons.
         diverged: Groups whose neurons became NaN or infinite.
+        tally: What the updates did to each group, for its certificate.
     """
 
     def __init__(self, announcer: Announcer) -> None:
         self._announcer = announcer
         self.history: list[BiLipschitzRecord] = []
+        self.tally = UpdateTally()
         self.begin_anew()
         self.forget_fit()
 
     def begin_anew(self) -> None:
         """The run starts at its first step: nothing of an earlier one is counted."""
         self.broken = self.measured = 0
+        self.tally.forget()
         self.diverged: dict[str, None] = {}
 
     def forget_fit(self) -> None:
@@ -84,6 +88,8 @@ class MeasuredUpdates:
         latest: dict[str, BiLipschitzRecord] = {}
         for update in batch:
             records = [] if update.measurement is None else self._records(update, update.measurement, groups)
+            for record in records:
+                self.tally.add(record)
             # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
             if not any(record.criticality != 0 for record in records):
                 continue

@@ -11,7 +11,7 @@ from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._turns import Turns
-from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates
+from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates, held_parameters
 
 
 class UpdateWatch:
@@ -42,6 +42,7 @@ class UpdateWatch:
         self._hooks = StepHooks(self._before_step, self._after_step)
         self.counts: list[int] = []
         self.top_rate = 0.0
+        self._movers: dict[str, list[int]] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -57,8 +58,18 @@ class UpdateWatch:
         self._turns = {}
         if len(self.counts) != len(trainer.optimizers):
             self.counts = [0] * len(trainer.optimizers)
-        found, model = self._fit.neurons.found, self._fit.model
-        self._unseen = UnseenUpdates(parameter for group in found for parameter in group.parameters(model))
+        self._movers, parameters = {}, []
+        held = [set(map(id, held_parameters(optimizer))) for optimizer in trainer.optimizers]
+        for group in self._fit.neurons.found:
+            own = group.parameters(self._fit.model)
+            self._movers[group.name] = [i for i, ids in enumerate(held) if not ids.isdisjoint(map(id, own))]
+            parameters += own
+        self._unseen = UnseenUpdates(parameters)
+
+    @property
+    def counts_of_groups(self) -> dict[str, int]:
+        """Steps of the optimizers that move a group, for each group."""
+        return {name: sum(self.counts[index] for index in movers) for name, movers in self._movers.items()}
 
     def release(self) -> None:
         """Look no more; nothing of the fit's model is left."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
 from lightning_topo.callbacks._charts import Charts, update_charts
+from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._log_writer import logger_step
@@ -76,6 +78,7 @@ class BiLipschitzMonitor(OptionedCallback):
     Attributes:
         history: List of ``BiLipschitzRecord``.
         broken_updates: Measured updates of the run with κ >= 1 in some group.
+        certificates: For each group, whether the measured updates exclude that neurons have become clones.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -132,6 +135,15 @@ class BiLipschitzMonitor(OptionedCallback):
         return self._measured.broken
 
     @property
+    def certificates(self) -> tuple[CloneCertificate, ...]:
+        """For each group, whether the updates of the run so far exclude that neurons have become clones."""
+        certificate = self._measured.tally.certificate
+        return tuple(
+            certificate(name, updates, self._fit.sizes[name] <= (self.max_neurons or math.inf))
+            for name, updates in self._watch.counts_of_groups.items()
+        )
+
+    @property
     def discovery_seconds(self) -> float:
         """Seconds that finding the groups took in this fit; they count as overhead."""
         return self._fit.discovery_seconds
@@ -144,7 +156,8 @@ class BiLipschitzMonitor(OptionedCallback):
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
         counts = {"measured_updates": self._measured.measured, "broken_updates": self.broken_updates}
-        return self._fit.state() | counts | {"updates": list(self._watch.counts)}
+        counts_of_groups = {"measured": self._measured.tally.state()}
+        return self._fit.state() | counts | counts_of_groups | {"updates": list(self._watch.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
@@ -152,6 +165,8 @@ class BiLipschitzMonitor(OptionedCallback):
         self._watch.counts = saved.get("updates", lambda value: list(map(count, value)), [])
         self._measured.broken = saved.get("broken_updates", count, 0)
         self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
+        self._measured.tally.forget()
+        saved.get("measured", self._measured.tally.load, None, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
@@ -238,7 +253,7 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
-        made = sum(self._watch.counts)
+        made, certificates = sum(self._watch.counts), self.certificates
         return Findings(
             updates=self._fit.of_run(self.history),
             made=made,
@@ -246,6 +261,7 @@ class BiLipschitzMonitor(OptionedCallback):
             broken=self.broken_updates,
             top_rate=self._watch.top_rate,
             sizes=self._fit.sizes,
+            clones_excluded=bool(certificates) and all(one.excludes_clones for one in certificates),
             diverged=tuple(self._measured.diverged),
             nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
         )

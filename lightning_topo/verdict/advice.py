@@ -55,8 +55,8 @@ def _of_broken(findings: Findings, worst: list[UpdateRecord]) -> str:
         do = "give the rate a longer warm-up, or scale such updates back with TopologicalStepClipping()"
     elif findings.broken >= _OFTEN * findings.measured and typical > GOOD_SHARE:
         do = (
-            f"lower the learning rate, about {_round_up(typical / GOOD_SHARE):g} times, or let "
-            "TopologicalRateControl() choose it"
+            f"divide the learning rate by about {_round_up(typical / GOOD_SHARE):g}, or let TopologicalRateControl() "
+            "choose it"
         )
     else:
         do = "they are exceptions, and TopologicalStepClipping(max_criticality=0.3) scales such updates back"

@@ -213,7 +213,7 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     """Each takes half a second, and three fifths of a second a batch are allowed."""
     measured = []
 
-    def measure_group(group, trainer, points, step):
+    def measure_group(group, trainer, points, step, now=True):
         clock.now += 0.5
         measured.append((trainer.global_step, group.name))
         return {}
@@ -222,7 +222,7 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     widths = [6, 5, 5, 5, 5, 5, 5, 5, 5, 3]
     layers = [(torch.nn.Linear(n, m), torch.nn.Tanh()) for n, m in pairwise(widths)]
     module.net = torch.nn.Sequential(*(part for pair in layers for part in pair))
-    clock, monitor = Clock(), lt.PersistenceMonitor(max_overhead=1.0, every_n_train_steps=1)
+    clock, monitor = Clock(), lt.PersistenceMonitor("*", max_overhead=1.0, every_n_train_steps=1)
     monitor._measure_group, monitor._budget._clock = measure_group, clock
     trainer([clock, monitor], max_epochs=1).fit(module, data(n=160))
     names = [name for _, name in measured]
