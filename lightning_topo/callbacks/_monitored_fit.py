@@ -147,9 +147,14 @@ class MonitoredFit:
         return self.length.seconds(self.budget.training) if self.length else 0.0
 
     @property
+    def shows_groups(self) -> bool:
+        """Whether the loggers get the figures of each group."""
+        return self.writer.shows_groups
+
+    @property
     def shown_groups(self) -> tuple[NeuronGroup, ...]:
         """The groups whose figures the loggers get."""
-        return self.neurons.found if self.writer.shows_groups else ()
+        return self.neurons.found if self.shows_groups else ()
 
     def why_nothing(self, updates: int) -> str:
         """Why no update was measured, of so many that were made."""
