@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,9 @@ from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._rates import BaseRates
+from lightning_topo.finder._run_schedules import RunSchedules
 from lightning_topo.finder._run_state import RunState
+from lightning_topo.finder._share_trials import choose_share
 from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.overruled import RateWatch
@@ -121,16 +123,25 @@ class RateFinder:
             options = self.options
             groups = signals.let_through(self._groups, trainer, module, batch, run_state)
             _require_moved(trainer, module, groups)
-            runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders, run_state, signals)
+            with run_state.sources.kept():
+                schedules = RunSchedules.of_run(trainer, module, rates, options.schedule)
+            runner = TrialRunner(
+                trainer, module, groups, rates, schedules.followed, options.hold_steps, options.orders, run_state, signals
+            )
+            answer = partial(_answer, trainer, signals)
             with SearchProgress(shown and trainer.is_global_zero) as progress:
-                return _search(options.search(), runner, trainer, signals, progress)
+                result = _search(options.search(schedules.warm_up(options.hold_steps)), runner, answer, progress)
+                result = replace(result, safety=options.share, schedule=schedules.words)
+                if options.safety == "auto" and result.status == "found":
+                    result = choose_share(result, schedules, runner, options.trial_steps, answer, progress)
+            return result
 
         result = surely(search, run_state.restore)
-        return replace(result, safety=self.options.safety, seconds=time.monotonic() - start)
+        return replace(result, seconds=time.monotonic() - start)
 
     def suggestion(self, result: TopologicalLRResult) -> float | None:
-        """The rate to train at, or None where η* was not found."""
-        return result.suggestion(self.options.safety)
+        """The rate to train at, or None where η* was not found; of the share that is wanted, else of the result's."""
+        return result.suggestion(None if self.options.safety == "auto" else self.options.safety)
 
     def set(
         self, result: TopologicalLRResult, attribute: LearningRateAttribute | None, rates: BaseRates | None = None
@@ -193,14 +204,14 @@ def say_irreplaceable(run_state: RunState, lead: bool) -> None:
 
 
 def _search(
-    search: CriticalRateSearch, runner: TrialRunner, trainer: Any, signals: DeferredSignals, progress: SearchProgress
+    search: CriticalRateSearch, runner: TrialRunner, answer: Callable[[], None], progress: SearchProgress
 ) -> TopologicalLRResult:
     state = search.init()
     while not search.terminate(state):
         progress.trying(state)
         trial = runner(state.next_lr)
         if trial is None:
-            _answer(trainer, signals)
+            answer()
         else:
             state = search.step(state, trial)
     return search.result(state)
