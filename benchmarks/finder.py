@@ -39,6 +39,7 @@ from pytorch_lightning.tuner import Tuner
 from tasks import OPTIMIZERS, Task, all_tasks
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from valley import valley
 
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.functional import sharpness
@@ -68,10 +69,11 @@ class Module(pl.LightningModule):
         return self.task.optimizer(self.parameters(), lr=self.lr)
 
 
-def trainer(folder: str) -> pl.Trainer:
+def trainer(folder: str, max_steps: int = -1) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
-        max_epochs=100,
+        max_steps=max_steps,
+        max_epochs=100 if max_steps == -1 else -1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -149,39 +151,10 @@ def lightning_suggestion(task: Task, folder: str) -> dict[str, float | None]:
     return {"lr": found.suggestion(), "steps": len(found.results["loss"])}
 
 
-def valley_suggestion(task: Task, start: float = 1e-7, end: float = 10.0, steps: int = 100) -> dict[str, float | None]:
-    """The ramp and rule of fastai: smoothed loss, stop at four times its minimum, middle of the longest valley."""
+def valley_suggestion(task: Task) -> dict[str, float | None]:
     model = task.model()
-    optimizer = task.optimizer(model.parameters(), lr=start)
-    rates: list[float] = []
-    losses: list[float] = []
-    average = 0.0
-    for step, (x, y) in enumerate(task.batches(0, steps)):
-        rate = start * (end / start) ** (step / (steps - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss = task.loss(model(x), y)
-        average = 0.98 * average + 0.02 * loss.item()
-        rates.append(rate)
-        losses.append(average / (1 - 0.98 ** (step + 1)))
-        if not losses[-1] <= 4 * min(losses):
-            break
-        loss.backward()
-        optimizer.step()
-    spent = len(losses)
-    rates, losses = rates[steps // 10 : -5], losses[steps // 10 : -5]
-    return {"lr": rates[longest_valley(losses)] if losses else None, "steps": spent}
-
-
-def longest_valley(losses: list[float]) -> int:
-    """Index half way through the longest decreasing subsequence."""
-    lengths = [1] * len(losses)
-    for i, loss in enumerate(losses):
-        lengths[i] = 1 + max((lengths[j] for j in range(i) if losses[j] > loss), default=0)
-    end = max(range(len(losses)), key=lambda i: lengths[i])
-    third = (lengths[end]) / 3
-    return end - lengths[end] + int(third) + int(third / 2)
+    rate, steps = valley(model, task.optimizer(model.parameters(), lr=1e-7), task.batches(0, 100), task.loss)
+    return {"lr": rate, "steps": steps}
 
 
 def sharpness_suggestion(task: Task) -> dict[str, float | None]:

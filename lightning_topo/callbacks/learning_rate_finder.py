@@ -42,9 +42,9 @@ class TopologicalLearningRateFinder(Callback):
         hold_steps: Optimizer steps for which a rate has to hold. As many batches are kept in memory (times ``orders``
             and accumulation), those that the trials reached.
         tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance of η*.
-        safety: ``"auto"``, or the share of η* to train at, in (0, 1]. ``"auto"`` chooses it by short trials, a lower one
-            for a run whose rate does not decay; where these cannot tell (no loss is returned, or several), it is a
-            quarter.
+        safety: ``"auto"``, or the share of η* to train at, in (0, 1]. ``"auto"`` chooses it by short trials, and half
+            of that for a run whose rate does not decay; where they cannot tell (no loss is returned, or several), it is
+            a quarter.
         groups: Neuron groups to watch: None (all that are found), a glob or a list of globs on their names, or a
             list of ``NeuronGroup``.
         orders: Batch orders over which a rate has to hold. More make η* safer against the luck of one order.
@@ -57,6 +57,8 @@ class TopologicalLearningRateFinder(Callback):
 
     Attributes:
         result: What was found, a :class:`TopologicalLRResult`, or None before the search.
+        from_environment: Whether the environment variable added it: it steps back for one that the user added, and
+            sets the rates of the optimizers also where the model has no attribute for them.
 
     Raises:
         ValueError: When an option is out of range.
@@ -68,6 +70,8 @@ class TopologicalLearningRateFinder(Callback):
         >>> finder.optimal_lr is None  # before the fit
         True
     """
+
+    from_environment: bool = False
 
     def __init__(
         self,
@@ -90,8 +94,13 @@ class TopologicalLearningRateFinder(Callback):
         self.result: TopologicalLRResult | None = None
         self._run: RunIdentity | None = None
         self._decided = False  # whether this fit has searched, or has seen that it need not
-        self._unreadable = False
+        self._unreadable = self._yields = False
         self._watch: RateWatch | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Of one that the environment has added another, so that a Trainer can hold both."""
+        return f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}"
 
     @property
     def optimal_lr(self) -> float | None:
@@ -123,12 +132,19 @@ class TopologicalLearningRateFinder(Callback):
         if stage != "fit":
             return
         self._decided = self._unreadable = False
+        rivals = [
+            one for one in trainer.callbacks if isinstance(one, TopologicalLearningRateFinder) and one is not self
+        ]
+        self._yields = self.from_environment and any(not rival.from_environment for rival in rivals)
+        self._finder.requires_attribute = not self.from_environment
+        if self._yields:
+            return
         if self.result is None and not trainer.fast_dev_run:
             self._finder.require_searchable(trainer.strategy)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
-        if self._unreadable or (self._decided and self.result is not None):
+        if self._yields or self._unreadable or (self._decided and self.result is not None):
             return
         if trainer.fast_dev_run:
             if not self._decided:

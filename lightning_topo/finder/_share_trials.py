@@ -34,6 +34,8 @@ def choose_share(
         answer: Called where a signal cut a trial short.
         progress: Shows them.
     """
+    if len(schedules.followed) > 1:
+        return replace(result, chosen="as there are several optimizers, of which no one loss tells")
     critical = result.critical_lr
     assert critical is not None
     search = ShareSearch(steps, min(0.5, _first_update(result, schedules.warm_up(steps)) / critical))
@@ -41,7 +43,7 @@ def choose_share(
     while (halvings := search.halvings(trials)) is not None:
         lr = critical * 2.0**-halvings
         progress.trying_share(lr, len(result.trials) + len(trials))
-        course = runner.losses(lr, steps, _MOST_WARM_UP, lambda losses: search.hopeless(losses, trials))
+        course = runner.course(lr, steps, _MOST_WARM_UP, search.hopeless)
         if course is None:
             answer()
             continue
@@ -80,5 +82,5 @@ def _indistinct(trials: Mapping[int, ShareTrial]) -> str:
 
 
 def _words(trials: tuple[ShareTrial, ...], steps: int, decays: bool) -> str:
-    rest = "" if decays else ", and less for a run without decay"
-    return f"the lowest loss of {len(trials)} trials of {steps} steps{rest}"
+    rest = "" if decays else ", half of it for a run without decay"
+    return f"where {len(trials)} trials of {steps} steps end lowest{rest}"

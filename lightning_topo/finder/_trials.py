@@ -98,7 +98,9 @@ class TrialRunner:
         steps = sum(trial.steps for trial in trials)
         return Trial(lr, worst.held, worst.broke_at_step, worst.max_criticality, losses, worst.group, steps)
 
-    def losses(self, lr: float, steps: int, most_warm_up: float, enough: Callable[[list[float]], bool]) -> Course | None:
+    def course(
+        self, lr: float, steps: int, most_warm_up: float, enough: Callable[[Sequence[float]], bool]
+    ) -> Course | None:
         """The losses of a short trial, which measures nothing, at the peak of the schedule as soon as that is reached.
 
         Args:

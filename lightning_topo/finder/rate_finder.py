@@ -46,6 +46,10 @@ class RateFinder:
     Args:
         options: What to search for, and what to do with what was found.
 
+    Attributes:
+        requires_attribute: Whether a model that is to be set has to keep its rate in an attribute; otherwise only its
+            optimizers' rates are set where it has none.
+
     Example:
         >>> RateFinder(SearchOptions(safety=0.5)).options.safety
         0.5
@@ -53,6 +57,7 @@ class RateFinder:
 
     def __init__(self, options: SearchOptions) -> None:
         self.options = options
+        self.requires_attribute = True
 
     @staticmethod
     def require_searchable(strategy: Any) -> None:
@@ -79,11 +84,11 @@ class RateFinder:
         self.advise(result)
         self.tell(trainer, result, attribute, rates.base_lr)
         lr = self.suggestion(result)
-        if attribute is None or not self.options.update_attr or lr is None:
+        if not self.options.update_attr or lr is None:
             return result, None
         factor = lr / rates.base_lr
         expected = {key: [rate * factor for rate in seen] for key, seen in rates.first_seen.items()}
-        return result, RateWatch(trainer.optimizers, expected, attribute.name)
+        return result, RateWatch(trainer.optimizers, expected, "lr" if attribute is None else attribute.name)
 
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
         """Where the model keeps its learning rate; None if that is nowhere and nothing is to be set.
@@ -91,7 +96,7 @@ class RateFinder:
         Raises:
             AttributeError: When the rate is to be set and there is no such attribute.
         """
-        if self.options.update_attr:
+        if self.options.update_attr and self.requires_attribute:
             return LearningRateAttribute.find(module, datamodule, self.options.attr_name)
         with suppress(AttributeError):
             return LearningRateAttribute.find(module, datamodule, self.options.attr_name)
@@ -125,12 +130,11 @@ class RateFinder:
             _require_moved(trainer, module, groups)
             with run_state.sources.kept():
                 schedules = RunSchedules.of_run(trainer, module, rates, options.schedule)
-            runner = TrialRunner(
-                trainer, module, groups, rates, schedules.followed, options.hold_steps, options.orders, run_state, signals
-            )
+            follow, hold = schedules.followed, options.hold_steps
+            runner = TrialRunner(trainer, module, groups, rates, follow, hold, options.orders, run_state, signals)
             answer = partial(_answer, trainer, signals)
             with SearchProgress(shown and trainer.is_global_zero) as progress:
-                result = _search(options.search(schedules.warm_up(options.hold_steps)), runner, answer, progress)
+                result = _search(options.search(schedules.warm_up(hold)), runner, answer, progress)
                 result = replace(result, safety=options.share, schedule=schedules.words)
                 if options.safety == "auto" and result.status == "found":
                     result = choose_share(result, schedules, runner, options.trial_steps, answer, progress)
@@ -148,9 +152,11 @@ class RateFinder:
     ) -> None:
         """Let the model, and a run that has begun, train at the suggestion, if that is wanted and there is one."""
         lr = self.suggestion(result)
-        if attribute is None or not self.options.update_attr or lr is None:
+        if not self.options.update_attr or lr is None:
             return
-        changes = [partial(attribute.set, lr), *(rates.changes(lr) if rates is not None else ())]
+        changes: list[Callable[[], None]] = list(rates.changes(lr)) if rates is not None else []
+        if attribute is not None:
+            changes.insert(0, partial(attribute.set, lr))
 
         def change() -> None:
             for step in changes:
@@ -164,10 +170,11 @@ class RateFinder:
         """Say in the first process, through Lightning's logger, what was found and what was done with it."""
         *found, spent = result.lines()
         lr = self.suggestion(result)
-        if lr is None or attribute is None or not self.options.update_attr:
+        if lr is None or not self.options.update_attr:
             change = f"learning rate stays {before:.3g}"
         else:
-            change = f"learning rate {attribute.name} was {before:.3g}, is {lr:.3g}"
+            name = "" if attribute is None else f" {attribute.name}"
+            change = f"learning rate{name} was {before:.3g}, is {lr:.3g}"
         for line in (*found, change, f"{spent}, {result.seconds:.1f} s"):
             self.say(trainer, f"Learning-rate search: {line}")
 

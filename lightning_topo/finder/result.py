@@ -94,7 +94,11 @@ class TopologicalLRResult:
                 f"suggestion {self.suggestion():.3g}, a share of {self.safety:.3g} of it{how}",
             ]
         count = len(self.trials) + len(self.share_trials)
-        return [*found, f"schedule of the trials: {self.schedule}", f"{count} trials, {self.total_steps} optimizer steps"]
+        return [
+            *found,
+            f"schedule of the trials: {self.schedule}",
+            f"{count} trials, {self.total_steps} optimizer steps",
+        ]
 
     @property
     def critical_lr(self) -> float | None:
@@ -107,7 +111,7 @@ class TopologicalLRResult:
     @property
     def total_steps(self) -> int:
         """Optimizer steps spent on all trials."""
-        return sum(trial.steps for trial in (*self.trials, *self.share_trials))
+        return sum(trial.steps for trial in self.trials) + sum(trial.steps for trial in self.share_trials)
 
     def suggestion(self, safety: float | None = None) -> float | None:
         """Suggest a learning rate, ``safety · η*``.

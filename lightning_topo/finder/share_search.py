@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # Shares that are tried: η* and halves of it, 2^-14 at the least.
 _MOST_HALVINGS = 14
-# Of a short trial's losses, the last part whose mean is compared.
+# Of a short trial's losses, the last part whose median is compared; how these constants were chosen is told in
+# docs/evidence/finder-rule.md.
 _LAST = 0.4
-# A trial whose loss is so many times what it was at the start is given up.
+# A trial whose loss is so many times what it was at the start, half way through, is given up.
 _RISEN = 1.5
-# Without decay so much less is best.
+# A run without decay is best at about so much of the rate that starts best.
 _WITHOUT_DECAY = 0.5
 
 
@@ -24,7 +26,7 @@ class ShareTrial:
         lr: The base learning rate.
         losses: The training loss of each batch, in order; fewer than the others' where it was given up.
         steps: Optimizer steps spent.
-        loss: Mean of the last losses, by which the trials are compared; ``inf`` where it was given up.
+        loss: Median of the last losses, by which the trials are compared; ``inf`` where it was given up.
     """
 
     lr: float
@@ -37,8 +39,13 @@ class ShareTrial:
 class ShareSearch:
     r"""Search for the share of η* at which a short trial ends lowest.
 
-    It starts at a share and goes down by two while the mean loss of the last part of a trial gets lower; where the
-    first step down does not get lower, it goes up by two while that does, at most to η* itself.
+    It starts at a share and goes down by two while the median of a trial's last losses gets lower; where the first
+    step down does not get lower, it goes up by two while that does, at most to η* itself. With the logarithms a, b, c
+    of the losses at twice the best share, at it and at its half, the share is
+
+    .. math:: s = s_{best} \cdot 2^{-x}, \qquad x = \frac{a - c}{2 (a - 2 b + c)}
+
+    the lowest point of the parabola through them: where two shares cannot be told apart, it lies between.
 
     Args:
         steps: Optimizer steps of a trial, at least 5.
@@ -87,12 +94,12 @@ class ShareSearch:
     def trial(self, lr: float, losses: Sequence[float], steps: int) -> ShareTrial:
         """What a course of losses is worth; nothing where it ended early."""
         last = losses[-math.ceil(_LAST * len(losses)) :]
-        loss = sum(last) / len(last) if steps >= self.steps and last else math.inf
+        loss = statistics.median(last) if steps >= self.steps and last else math.inf
         return ShareTrial(lr, tuple(losses), steps, loss if math.isfinite(loss) else math.inf)
 
-    def hopeless(self, losses: Sequence[float], trials: Mapping[int, ShareTrial]) -> bool:
-        """Whether a trial need not go on: its loss has risen far above where it started, and others' has not."""
-        return len(losses) >= self.steps // 2 and min(losses[-3:]) > _RISEN * losses[0]
+    def hopeless(self, losses: Sequence[float]) -> bool:
+        """Whether a trial need not go on: its loss has risen far above where it started."""
+        return len(losses) >= self.steps // 2 and min(losses[-3:]) > _RISEN * abs(losses[0])
 
     def share(self, trials: Mapping[int, ShareTrial], decays: bool) -> float:
         """The share that the trials suggest.
@@ -101,4 +108,16 @@ class ShareSearch:
             trials: All that were wanted.
             decays: Whether the rate falls in the course of the run.
         """
-        return 2.0 ** -self.best(trials) * (1.0 if decays else _WITHOUT_DECAY)
+        share = 2.0 ** -(self.best(trials) + self._between(trials))
+        return min(1.0, share) * (1.0 if decays else _WITHOUT_DECAY)
+
+    def _between(self, trials: Mapping[int, ShareTrial]) -> float:
+        """How far from the best number of halvings, to either side, the parabola through its neighbours is lowest."""
+        best = self.best(trials)
+        near = [trials.get(best + step) for step in (-1, 0, 1)]
+        losses = [trial.loss for trial in near if trial is not None and 0 < trial.loss < math.inf]
+        if len(losses) < len(near):
+            return 0.0
+        above, at, below = map(math.log, losses)
+        bend = above - 2 * at + below
+        return (above - below) / (2 * bend) if bend > 0 else 0.0
