@@ -71,7 +71,6 @@ class BaseRates:
 
     def changes(self, lr: float) -> list[Callable[[], None]]:
         """What :meth:`move_to` does, in steps that may be repeated."""
-        factor = lr / self.base_lr
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         entries = [(group, key) for group in groups for key in (_GROUP_KEYS if "initial_lr" in group else ("lr",))]
         entries = [(group, key) for group, key in entries if group.get(key) is not None]
@@ -81,11 +80,11 @@ class BaseRates:
         shared = {id(rates): rates for rates in lists if isinstance(rates, list)}.values()
         return [
             *(
-                partial(_set, group, key, float(group[key]) * factor)
+                partial(_set, group, key, lr * (float(group[key]) / self.base_lr))
                 for group, key in entries
                 if group.get(key) is not None
             ),
-            *(partial(_replace, rates, [rate * factor for rate in rates]) for rates in shared),
+            *(partial(_replace, rates, [lr * (rate / self.base_lr) for rate in rates]) for rates in shared),
         ]
 
 

@@ -79,7 +79,7 @@ class ShareSearch:
         Args:
             trials: Those made so far, by their number of halvings.
         """
-        first = math.ceil(-math.log2(self.start))
+        first = min(_MOST_HALVINGS, math.ceil(-math.log2(self.start)))
         if not trials:
             return first
         best, low, high = self.best(trials), max(trials), min(trials)
