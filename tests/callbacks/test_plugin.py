@@ -135,5 +135,7 @@ def test_a_model_without_neurons_still_trains(trainer, data, monkeypatch):
 
 def test_an_unknown_monitor_is_an_error(monkeypatch):
     monkeypatch.setenv("LIGHTNING_TOPO", "betti")
-    with pytest.raises(ValueError, match="bilipschitz, persistence, sharpness, control, clipping, finder; but got 'betti'"):
+    with pytest.raises(
+        ValueError, match="bilipschitz, persistence, sharpness, control, clipping, finder; but got 'betti'"
+    ):
         callbacks_from_environment()
