@@ -4,7 +4,7 @@
     python benchmarks/finder.py --task "digits-*"   # some
     python benchmarks/finder.py --jobs 4            # in processes
     python benchmarks/finder.py --table             # the table from what is there
-    python benchmarks/finder.py --critical          # only η* beside the truth over the same batches, and under a warm-up
+    python benchmarks/finder.py --critical          # only η* beside the truth, at a constant rate and under a warm-up
     python benchmarks/finder.py --cost              # time on 10 M parameters, beside Lightning's own search
 
 Each task's measurements are kept in ``--out`` as JSON, and not made again.

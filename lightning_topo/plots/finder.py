@@ -102,6 +102,7 @@ def plot_lr_search(
     _note_farther(ax, [trial.lr for trial in result.trials if trial.lr > high])
     _draw_losses(below, near, result.critical_lr, result.bracket)
     _draw_short_losses(below, result.share_trials, result.suggestion(safety))
+    _keep_crosses(below)
     show_if(show)
     return ax
 
@@ -184,6 +185,15 @@ def _draw_short_losses(ax: Axes, trials: Sequence[_ShareTrial], suggestion: floa
     if shown and max(shown) > min(shown):
         margin = 0.1 * (max(shown) - min(shown))
         ax.set_ylim(min(shown) - margin, max(shown) + margin)
+
+
+def _keep_crosses(ax: Axes) -> None:
+    """Crosses of losses that leave the picture are drawn at its edge."""
+    top = ax.get_ylim()[1]
+    for line in ax.lines:
+        if line.get_label() == "_broke":
+            line.set_ydata([min(float(y), top) for y in line.get_ydata()])  # type: ignore[union-attr]
+            line.set_clip_on(False)
 
 
 def _note_farther(ax: Axes, rates: Sequence[float]) -> None:
