@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,12 +103,16 @@ class StepClipper:
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
         self._placement = Placement(self._model, watched)
         self._clouds = [group for alike in self._placement.alike for group in alike.groups]
-        members = [[id(p) for p in self._placement.parameters_of(group)] for group in self._clouds]
-        self._sets = _connected(members)
-        self._set_of = {key: which for which, keys in zip(self._sets, members, strict=True) for key in keys}
+        own = {id(parameter) for parameter in self._placement.parameters}
         # Those of another optimizer do not move meanwhile.
-        held = [p for p in held_parameters(self.optimizer) if id(p) not in self._set_of]
+        held = [p for p in held_parameters(self.optimizer) if id(p) not in own]
         self._parameters: list[Tensor] = [*self._placement.parameters, *held]
+        everything = list(range(len(self._clouds)))
+        members = [{id(p) for p in self._placement.parameters_of(group)} for group in self._clouds]
+        self._groups_of = [[i for i in everything if id(p) in members[i]] or everything for p in self._parameters]
+        self._slots_of = [
+            [s for s, groups in enumerate(self._groups_of[: len(own)]) if i in groups] for i in everything
+        ]
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
@@ -131,33 +135,31 @@ class StepClipper:
         Returns:
             Whether something was scaled back.
         """
-        try:
-            return self._clip(exact)
-        finally:
-            self._bounds.end()
-
-    def _clip(self, exact: bool) -> bool:
         self._displace()
         first = kappas = self._criticalities(exact)
-        scales = [1.0] * (max(self._sets) + 2)
+        factors = [1.0] * len(self._parameters)
         attempts = 0
-        while min(factors := self._agree(self._factors(kappas, attempts))) < 1:
+        while min(allowed := self._agree(self._allowed(kappas, attempts))) < 1:
             unscaled = [moved.clone() for moved in self._moved]
-            self._scale_back(factors)
-            scales = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
+            latest = [min(allowed[group] for group in groups) for groups in self._groups_of]
+            self._scale_back(latest)
+            factors = [factor * one for factor, one in zip(factors, latest, strict=True)]
             attempts += 1
             self._displace()
-            kappas = self._scaled(unscaled, factors, kappas, exact)
+            kappas = self._scaled(unscaled, latest, allowed, kappas)
         if attempts:
-            self._memory.forget_pushes({id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+            self._memory.forget_pushes({id(p): factor for p, factor in zip(self._parameters, factors, strict=True)})
         if math.inf in first:
             self._memory.forget_non_finite()
         self.updates += 1
         self.clipped_updates += attempts > 0
+        scales = [min(factors[slot] for slot in slots) for slots in self._slots_of]
+        if exact and attempts and math.inf not in first:
+            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas)))
         self.last = tuple(
-            GroupUpdate(group.name, before, after, scales[which])
-            for group, which, before, after in zip(self._clouds, self._sets, first, kappas, strict=True)
-            if exact or scales[which] < 1
+            GroupUpdate(group.name, before, after, scale)
+            for group, before, after, scale in zip(self._clouds, first, kappas, scales, strict=True)
+            if exact or scale < 1
         )
         return attempts > 0
 
@@ -167,53 +169,63 @@ class StepClipper:
         torch._foreach_sub_(self._moved, self._kept.copies)
 
     def _criticalities(self, exact: bool) -> list[float]:
-        """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
-        reach = self._bounds.reach(self._moved)
-        largest = torch.stack([norm.to(reach) for norm in torch._foreach_norm(self._moved, math.inf)])
-        # One copy from the device for all groups and parameters.
-        values = torch.cat([reach, largest]).tolist()
+        """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
+        norms = _read(self._bounds.norms(self._moved))
         self.diverged = False
-        if not all(map(math.isfinite, values[len(reach) :])):
+        if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        return self._bounds.every_criticality() if exact else self._bounds.criticalities(values[: len(reach)])
+        certain = self._bounds.certain(norms)
+        if all(certain) and not exact:
+            return [math.nan] * len(self._clouds)
+        reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
+        kappas = self._bounds.criticalities(reach)
+        return self._looked_at(kappas) if exact else kappas
+
+    def _largest(self) -> list[float]:
+        """Of each displacement, whose norm may be beyond the largest number."""
+        return _read(torch._foreach_norm(self._moved, math.inf))
+
+    def _looked_at(self, kappas: Sequence[float]) -> list[float]:
+        """κ of each group, of large ones that are far below the bound among the neurons that moved most."""
+        seen = self._bounds.of_fastest().tolist()
+        return [one if math.isnan(kappa) else max(kappa, one) for kappa, one in zip(kappas, seen, strict=True)]
 
     def _scaled(
-        self, unscaled: Sequence[Tensor], factors: Sequence[float], kappas: Sequence[float], exact: bool
+        self, unscaled: Sequence[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
     ) -> list[float]:
-        """κ of each group after its update was scaled back, ``nan`` where it was.
+        """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
-        With δ what rounding made of the scaled update, κ is at most factor · κ + max |δ_i - δ_j| / |p_i - p_j|. Where
-        the last term may be a thousandth of the bound, κ is measured again; else it is right to that.
+        With δ what rounding made of the scaled update, κ is at most the factor that the group allows times κ, and
+        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the bound, κ is measured again.
         """
-        if exact:
-            return self._bounds.every_criticality()
-        factor_of = [factors[self._set_of.get(id(p), -1)] for p in self._parameters]
-        rounding = [now - factor * then for now, factor, then in zip(self._moved, factor_of, unscaled, strict=True)]
+        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
         small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.max_criticality)
-        again = [not tiny and 0 < factors[which] < 1 for tiny, which in zip(small, self._sets, strict=True)]
-        measured = self._bounds.criticalities([*(math.inf if needed else 0.0 for needed in again), 0.0])
+        whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
+        again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
+        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
+        below = _EXACT_FROM * self.max_criticality
         return [
-            new if needed else 0.0 if factors[which] == 0 else factors[which] * kappa
-            for new, needed, which, kappa in zip(measured, again, self._sets, kappas, strict=True)
+            (below if math.isnan(new) else new) if needed else factor * kappa if moves else 0.0
+            for new, needed, moves, factor, kappa in zip(measured, again, whole, allowed, kappas, strict=True)
         ]
 
-    def _factors(self, kappas: list[float], attempts: int) -> list[float]:
-        """By which to scale the update of each set of groups, and at the end that of the parameters in no group."""
-        factors = [1.0] * (max(self._sets) + 1)
-        for which, kappa in zip(self._sets, kappas, strict=True):
-            if kappa > self.max_criticality:
-                aim = AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
-                factors[which] = min(factors[which], aim / kappa)
-        return [*factors, min(factors)]
+    def _allowed(self, kappas: Sequence[float], attempts: int) -> list[float]:
+        """By which factor the update of each group has to be scaled."""
+        aim = AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
+        return [aim / kappa if kappa > self.max_criticality else 1.0 for kappa in kappas]
 
-    def _scale_back(self, factors: list[float]) -> None:
-        for parameter, kept in zip(self._parameters, self._kept.copies, strict=True):
-            factor = factors[self._set_of.get(id(parameter), -1)]
+    def _scale_back(self, factors: Sequence[float]) -> None:
+        for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
             if factor == 0:
                 parameter.copy_(kept)  # the update may be infinite
             elif factor < 1:
                 parameter.copy_(torch.lerp(kept, parameter, factor))
+
+
+def _read(numbers: Sequence[Tensor]) -> list[float]:
+    """Numbers of a device, read at once."""
+    return torch.stack([number.to(numbers[0]) for number in numbers]).tolist() if numbers else []
 
 
 def require_criticality(value: float) -> float:
@@ -224,14 +236,3 @@ def require_criticality(value: float) -> float:
             f"merge; but got {value!r}."
         )
     return float(value)
-
-
-def _connected(keys: Sequence[Iterable[int]]) -> list[int]:
-    """For each set of keys the number, from 0 on, of the connected part that it belongs to: sets that share a key."""
-    parts: list[tuple[set[int], list[int]]] = []
-    for index, own in enumerate(map(set, keys)):
-        joined = [part for part in parts if not part[0].isdisjoint(own)]
-        parts = [part for part in parts if part[0].isdisjoint(own)]
-        parts.append((own.union(*(part[0] for part in joined)), [index, *(i for part in joined for i in part[1])]))
-    numbers = {index: number for number, (_, indices) in enumerate(parts) for index in indices}
-    return [numbers[index] for index in range(len(keys))]

@@ -9,7 +9,6 @@ from torch import nn
 
 import lightning_topo as lt
 from lightning_topo.clipping import StepClipper, topological_step_clipping
-from lightning_topo.clipping.clipper import _connected
 from lightning_topo.functional import bi_lipschitz
 
 
@@ -133,15 +132,6 @@ def test_groups_that_share_nothing_have_factors_of_their_own():
         assert torch.equal(optimizer.state[p]["momentum_buffer"], expected)
 
 
-def test_chains_of_shared_parameters_are_one_set():
-    assert _connected([{1, 2}, {5}, {3, 4}, {2, 3}, {6, 5}, {7}]) == _connected(["ab", "x", "cd", "bc", "xy", "z"])
-    first = _connected([{1, 2}, {5}, {3, 4}, {2, 3}, {6, 5}, {7}])
-    assert first[0] == first[2] == first[3]
-    assert first[1] == first[4]
-    assert len(set(first)) == 3
-    assert sorted(set(first)) == [0, 1, 2]
-
-
 def test_an_optimizer_of_some_of_the_parameters():
     model = two_layers()
     (group,) = lt.find_neuron_groups(model, torch.ones(1, 3))
@@ -238,7 +228,9 @@ def guarded_run(model, optimizer, bound, steps=12):
             }
             for told in clipper.last:
                 if not math.isnan(told.criticality_after):
-                    assert told.criticality_after == pytest.approx(made[told.group], abs=0.001 * bound)
+                    assert made[told.group] <= told.criticality_after + 0.001 * bound
+                    if len(groups) == 1:  # where no other group had a tensor scaled further
+                        assert told.criticality_after == pytest.approx(made[told.group], abs=0.001 * bound)
             kappas += made.values()
     ends = [group.points(model) for group in groups]
     return kappas, clipper, start, ends
