@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_topo.clipping.followed_bound import FollowedBound
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
+from lightning_topo.updates.bound_watch import differences
 from lightning_topo.updates.optimizer_state import OptimizerMemory
 
+# The share of η* that the rate control trains at (``control.SHARE``); the finder's suggestion, a quarter of η*, is
+# seldom above it after the first updates. On three networks at η*/4 and η*/2 at most one update in a hundred was scaled
+# back; at 16 η* they ended at 0.90 to 1.01 of a sweep's best loss, and with a bound of 0.4 at up to 1.7.
+MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
 # κ is exact from this share of the bound on.
@@ -29,10 +35,12 @@ class GroupUpdate:
     Attributes:
         group: Name of the neuron group.
         criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
-            evaluated, ``inf`` where a parameter became NaN or infinite.
+            evaluated, ``inf`` where a parameter became NaN or infinite. Where ``exact`` was asked for, large groups far
+            below the bound have κ of the neurons that moved most.
         criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
-            update that was scaled back it is right to a thousandth of the bound, or measured where ``exact`` was asked.
-        scale: Factor of the update that was made, 1 where it was left as it was.
+            update that was scaled back it is right to a thousandth of the bound, and a bound on κ where a parameter was
+            scaled further for another group's sake; where ``exact`` was asked for, it is measured.
+        scale: Smallest factor of the group's parameters, 1 where all were left as they were.
     """
 
     group: str
@@ -44,17 +52,20 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between :meth:`before` and :meth:`after` the optimizer steps from θ to θ'. With κ the largest over a set of neuron
-    groups that are connected by shared parameters, the parameters of the set become
+    Between :meth:`before` and :meth:`after` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
+    factor f_g, and a parameter p becomes, with the smallest factor of the groups G(p) that it is a member of,
 
-    .. math:: \theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)
+    .. math:: \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
+              f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
 
-    and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
-    could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
-    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing;
-    those of optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart
-    (see ``functional.bi_lipschitz``). An update that makes a parameter
-    NaN or infinite is undone, and the optimizer forgets what is not finite.
+    so that no group's criticality is above b, for each part of |u_i - u_j|² has shrunk by f_g² at least. Parameters in
+    no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full learning rate
+    and goes down with it (:class:`FollowedBound`). Where the rounding of the parameters could lift κ above the bound,
+    it is measured again, and the update scaled further if it did. The optimizer's running means of gradients (momentum,
+    Adam's first moment) are scaled like the parameter's update: they would go on asking for the rest; those of
+    optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart (see
+    ``functional.bi_lipschitz``). An update that makes a parameter NaN or infinite is undone, and the optimizer forgets
+    what is not finite.
 
     Memory: three copies of the parameters, and the points of a few groups during a step.
 
@@ -64,10 +75,12 @@ class StepClipper:
         optimizer: The optimizer; it may hold any of the model's parameters, and be given more of them later.
         model: Module that holds the groups' parameters, whole on this process.
         groups: Neuron groups; those of which the optimizer holds nothing are left out.
-        max_criticality: Largest κ of an update, in (0, 1].
+        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1].
         agree: What the processes of a run make of their factors, so that all use the same; default: each its own.
 
     Attributes:
+        bound: The bound of the next or present update.
+        rates: The learning rates that the bound follows.
         updates: Steps seen so far.
         clipped_updates: Steps that were scaled back, in part or as a whole.
         last: What the last step did, to the groups that were scaled back (to all where ``exact`` was asked for).
@@ -82,11 +95,11 @@ class StepClipper:
         optimizer: Optimizer,
         model: nn.Module,
         groups: Sequence[NeuronGroup],
-        max_criticality: float = 0.1,
+        max_criticality: float = MAX_CRITICALITY,
         agree: Callable[[list[float]], list[float]] = list,
     ) -> None:
-        self.max_criticality = require_criticality(max_criticality)
-        self.optimizer = optimizer
+        self.bound = self.max_criticality = require_criticality(max_criticality)
+        self.optimizer, self.rates = optimizer, FollowedBound(optimizer)
         self.updates = self.clipped_updates = 0
         self.last: tuple[GroupUpdate, ...] = ()
         self.diverged = False
@@ -116,13 +129,15 @@ class StepClipper:
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
-        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.max_criticality)
+        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.bound)
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
+        self.bound = self.rates.share() * self.max_criticality
+        self._bounds.bound = _EXACT_FROM * self.bound
         self._bounds.begin(self._moved)
 
     @torch.no_grad()
@@ -148,7 +163,7 @@ class StepClipper:
             self._displace()
             kappas = self._scaled(unscaled, latest, allowed, kappas)
         if attempts:
-            self._memory.forget_pushes({id(p): factor for p, factor in zip(self._parameters, factors, strict=True)})
+            self._memory.scale_pushes({id(p): factor for p, factor in zip(self._parameters, factors, strict=True)})
         if math.inf in first:
             self._memory.forget_non_finite()
         self.updates += 1
@@ -165,8 +180,7 @@ class StepClipper:
 
     def _displace(self) -> None:
         """Take the displacements of all parameters."""
-        torch._foreach_copy_(self._moved, self._parameters)
-        torch._foreach_sub_(self._moved, self._kept.copies)
+        differences(self._moved, self._parameters, self._kept.copies)
 
     def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
@@ -176,8 +190,10 @@ class StepClipper:
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
         certain = self._bounds.certain(norms)
-        if all(certain) and not exact:
-            return [math.nan] * len(self._clouds)
+        if not exact:
+            certain = self._bounds.look(self._moved, certain)
+            if all(certain):
+                return [math.nan] * len(self._clouds)
         reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
         kappas = self._bounds.criticalities(reach)
         return self._looked_at(kappas) if exact else kappas
@@ -199,12 +215,14 @@ class StepClipper:
         With δ what rounding made of the scaled update, κ is at most the factor that the group allows times κ, and
         max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the bound, κ is measured again.
         """
-        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
-        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.max_criticality)
         whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
+        if not any(whole):
+            return [0.0] * len(whole)
+        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
+        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.bound)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
         measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
-        below = _EXACT_FROM * self.max_criticality
+        below = _EXACT_FROM * self.bound
         return [
             (below if math.isnan(new) else new) if needed else factor * kappa if moves else 0.0
             for new, needed, moves, factor, kappa in zip(measured, again, whole, allowed, kappas, strict=True)
@@ -212,8 +230,8 @@ class StepClipper:
 
     def _allowed(self, kappas: Sequence[float], attempts: int) -> list[float]:
         """By which factor the update of each group has to be scaled."""
-        aim = AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
-        return [aim / kappa if kappa > self.max_criticality else 1.0 for kappa in kappas]
+        aim = AIM * self.bound if attempts < _ATTEMPTS else 0.0
+        return [aim / kappa if kappa > self.bound else 1.0 for kappa in kappas]
 
     def _scale_back(self, factors: Sequence[float]) -> None:
         for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
