@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_topo._user_warning import warn_user
+from lightning_topo.functional.double_precision import in_double
 from lightning_topo.updates.moved_groups import held_parameters
 
 
@@ -172,6 +173,6 @@ def _guessed(pairs: list[tuple[Tensor, Tensor]]) -> Meaning | None:
         return None
     if not any(bool((value < 0).any()) for value, _ in pairs):
         return Meaning.SCALES
-    length = sum(float(parameter.double().square().sum()) for _, parameter in pairs)
-    away = sum(float((value.double() - parameter.double()).square().sum()) for value, parameter in pairs)
+    length = sum(float(in_double(parameter).square().sum()) for _, parameter in pairs)
+    away = sum(float((in_double(value) - in_double(parameter)).square().sum()) for value, parameter in pairs)
     return Meaning.WEIGHTS if away <= _NEAR**2 * length else Meaning.PUSHES
