@@ -110,6 +110,7 @@ CLIPPING = LogKeys(
         "clipped_updates": "updates so far that were scaled back",
         "clipped_share": "their share of the last 100 updates",
         "bound": "bound on κ, which goes down with the learning rate",
+        "loss_critical_lr": "critical learning rate of the loss along the update measured last",
     },
     group={
         "scale": "smallest factor of the group's parameters",

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,12 +16,15 @@ from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._loss_bound import LossBound
+from lightning_topo.callbacks._options import require_positive_int
 from lightning_topo.callbacks._processes import Processes
 from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, count, figures
 from lightning_topo.callbacks.log_keys import CLIPPING
 from lightning_topo.clipping import MAX_CRITICALITY, FiniteGuard, GroupUpdate, StepClipper, require_criticality
 from lightning_topo.sharding import require_whole_updates
+from lightning_topo.updates import LearningRate
 
 # Where most of so many updates in a row were scaled back, the bound sets the pace.
 _RECENT = 100
@@ -77,8 +81,10 @@ class TopologicalStepClipping(ReleasingCallback):
     optimizer that moves no neuron. Where parameters are replaced in the fit (pruning, a layer that has grown), the
     groups are found again.
 
-    It bounds how neurons move relative to each other, not how all of them move together: an instability in which all
-    move alike (as in small teacher regressions) it does not stop.
+    κ says how neurons move relative to each other, not how all of them move together. Where that is what goes wrong (as
+    in small teacher regressions), ``max_loss_step`` also keeps each update at this share of the critical learning rate
+    of the loss η_c, as ``SharpnessMonitor`` measures it (arXiv 2601.16979), along the update that was made last. A
+    measurement takes as long as two or three training steps.
 
     Works with any torch optimizer, several of them, manual optimization, accumulation, gradient clipping, mixed
     precision, schedules, DDP, and after ``TopologicalLearningRateFinder``, which searches without it. A monitor beside
@@ -88,13 +94,17 @@ class TopologicalStepClipping(ReleasingCallback):
     ``clipping/<group>/{scale, criticality_before, criticality_after}`` of that update and ``clipping/{scale,
     criticality_before, criticality_after, bound}`` over all groups (smallest scale, largest κ);
     ``clipping/clipped_updates``, the updates so far that were scaled back, and ``clipping/clipped_share``, their share
-    of the last 100.
+    of the last 100; with ``max_loss_step`` also ``clipping/loss_critical_lr``, η_c as it was measured last (0: the loss
+    does not fall along the update).
 
     Args:
         max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1]; default the share of
             the critical learning rate that ``TopologicalRateControl`` trains at. The finder's suggestion is seldom
             above it after the first updates.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        max_loss_step: Largest rate of an update over the critical learning rate of the loss, above 0; None: no bound by
+            the loss. For gradient descent on a quadratic loss an update of 1 gains nothing, one of 1/2 gains the most.
+        loss_every_n_train_steps: Measure the critical learning rate of the loss every n-th update.
 
     Attributes:
         history: List of ``ClippingRecord``: the groups scaled back in each update that was, and all where logged.
@@ -102,7 +112,8 @@ class TopologicalStepClipping(ReleasingCallback):
         clipped_updates: Those that were scaled back, in part or as a whole.
 
     Raises:
-        ValueError: When the bound is out of range; at the first batch, when there is no group.
+        ValueError: When an option is out of range; at the first batch, when there is no group; at the start, with
+            ``max_loss_step`` and several optimizers.
         TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons; and under
             DeepSpeed, whose optimizers call no hooks.
 
@@ -113,10 +124,19 @@ class TopologicalStepClipping(ReleasingCallback):
     """
 
     name = "clipping"
+    later_options = MappingProxyType({"max_loss_step": None, "loss_every_n_train_steps": 10})
 
-    def __init__(self, max_criticality: float = MAX_CRITICALITY, groups: Groups = None) -> None:
+    def __init__(
+        self,
+        max_criticality: float = MAX_CRITICALITY,
+        groups: Groups = None,
+        max_loss_step: float | None = None,
+        loss_every_n_train_steps: int = 10,
+    ) -> None:
         self.max_criticality = require_criticality(max_criticality)
         self.groups = groups
+        self.max_loss_step = _require_loss_step(max_loss_step)
+        self.loss_every_n_train_steps = require_positive_int("loss_every_n_train_steps", loss_every_n_train_steps)
         self.history: list[ClippingRecord] = []
         self.updates = 0
         self.clipped_updates = 0
@@ -128,11 +148,16 @@ class TopologicalStepClipping(ReleasingCallback):
         self._neurons: FoundGroups = self._followed.groups
         self._processes = Processes()
         self._full_rates: dict[int, list[float]] = {}
+        self._loss: LossBound | None = None
+        if self.max_loss_step is not None:
+            self._loss = LossBound(self.max_loss_step, self.loss_every_n_train_steps, self._announcer)
         self._forget_fit()
         self.skip_empty_hooks()
 
     def _forget_fit(self) -> None:
         """Nothing of a fit's model is left."""
+        if self._loss is not None:
+            self._loss.forget()
         self._clippers: dict[int, StepClipper] = {}
         self._guards: dict[int, FiniteGuard] = {}
         self._logs_now = False
@@ -173,6 +198,11 @@ class TopologicalStepClipping(ReleasingCallback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the optimizers: before the monitors, so that these see the updates as they were made."""
         if self.active:
+            if self._loss is not None and len(trainer.optimizers) > 1:
+                raise ValueError(
+                    f"expected one optimizer with max_loss_step, got {len(trainer.optimizers)}, whose losses are not "
+                    "told apart; train without max_loss_step"
+                )
             self._followed.listen(trainer)
             self._writer.publish_last(trainer)
 
@@ -185,6 +215,8 @@ class TopologicalStepClipping(ReleasingCallback):
             self._clippers, self._guards = {}, {}
         if self._followed.go_unseen():
             raise RuntimeError(_UNSEEN)
+        if self._loss is not None:
+            self._loss.begin_batch(trainer, pl_module)
         every = trainer.log_every_n_steps
         self._logs_now = every > 0 and (logger_step(trainer) + 1) % every == 0
 
@@ -198,6 +230,8 @@ class TopologicalStepClipping(ReleasingCallback):
         if self._latest:
             figures = {"clipped_updates": self.clipped_updates, "bound": self._bound}
             figures["clipped_share"] = sum(self._recent) / len(self._recent)
+            if self._loss is not None and not math.isnan(self._loss.latest):
+                figures["loss_critical_lr"] = self._loss.latest
             of_run = {CLIPPING.of_run(name): figure for name, figure in figures.items()}
             self._writer.write(trainer, _metrics(self._latest) | of_run, self._processes)
             self._latest = ()
@@ -233,7 +267,7 @@ class TopologicalStepClipping(ReleasingCallback):
             self._guard(index)
             return
         clipper = self._clippers[index]
-        clipped = clipper.after(exact=self._logs_now)
+        clipped = self._clip(clipper)
         self.clipped_updates += clipped
         self.updates += 1
         step = logger_step(self._followed.trainer)
@@ -244,6 +278,14 @@ class TopologicalStepClipping(ReleasingCallback):
         remember(self.history, [ClippingRecord(step, *astuple(update)) for update in clipper.last])
         if self._logs_now:
             self._latest, self._bound = self._latest + clipper.last, clipper.bound
+
+    def _clip(self, clipper: StepClipper) -> bool:
+        if self._loss is None:
+            return clipper.after(exact=self._logs_now)
+        rate = float(LearningRate(settings.get("lr", math.nan) for settings in clipper.optimizer.param_groups))
+        clipped = clipper.after(exact=self._logs_now, largest_share=self._loss.largest_share(rate))
+        self._loss.made(rate, clipper.share)
+        return clipped
 
     def _guard(self, index: int) -> None:
         """Undo an update of other parameters than neurons' where it is not finite."""
@@ -268,6 +310,17 @@ class TopologicalStepClipping(ReleasingCallback):
             "too, without a word. Check the loss for what makes its gradient so.",
             kind="undone",
         )
+
+
+def _require_loss_step(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(
+            "expected max_loss_step to be a number above 0, the largest rate of an update over the critical learning "
+            f"rate of the loss, or None, got {value!r}"
+        )
+    return float(value)
 
 
 def _rates_by_number(value: Any) -> dict[int, list[float]]:

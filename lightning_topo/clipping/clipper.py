@@ -81,6 +81,7 @@ class StepClipper:
     Attributes:
         bound: The bound of the next or present update.
         rates: The learning rates that the bound follows.
+        share: How much of the optimizer's own last update was made, by its length.
         updates: Steps seen so far.
         clipped_updates: Steps that were scaled back, in part or as a whole.
         last: What the last step did, to the groups that were scaled back (to all where ``exact`` was asked for).
@@ -102,7 +103,8 @@ class StepClipper:
         self.optimizer, self.rates = optimizer, FollowedBound(optimizer)
         self.updates = self.clipped_updates = 0
         self.last: tuple[GroupUpdate, ...] = ()
-        self.diverged = False
+        self.diverged, self.share = False, 1.0
+        self._norms: list[float] = []
         self._model, self._groups, self._agree = model, groups, agree
         self._memory = OptimizerMemory(optimizer)
         self._resolve()
@@ -141,11 +143,12 @@ class StepClipper:
         self._bounds.begin(self._moved)
 
     @torch.no_grad()
-    def after(self, exact: bool = False) -> bool:
+    def after(self, exact: bool = False, largest_share: float = 1.0) -> bool:
         """Scale the update back where it is too large; to be called after the optimizer's step.
 
         Args:
             exact: Evaluate κ of all groups, also where it is certainly below the bound, for ``last``.
+            largest_share: How much of the optimizer's own update may be made, by its length.
 
         Returns:
             Whether something was scaled back.
@@ -154,14 +157,17 @@ class StepClipper:
         first = kappas = self._criticalities(exact)
         factors = [1.0] * len(self._parameters)
         attempts = 0
-        while min(allowed := self._agree(self._allowed(kappas, attempts))) < 1:
+        allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
+        while min(allowed) < 1:
             unscaled = [moved.clone() for moved in self._moved]
-            latest = [min(allowed[group] for group in groups) for groups in self._groups_of]
+            latest = self._factors(allowed)
             self._scale_back(latest)
             factors = [factor * one for factor, one in zip(factors, latest, strict=True)]
             attempts += 1
             self._displace()
             kappas = self._scaled(unscaled, latest, allowed, kappas)
+            allowed = self._agree(self._allowed(kappas, attempts))
+        self.share = self._share(factors)
         if attempts:
             self._memory.scale_pushes({id(p): factor for p, factor in zip(self._parameters, factors, strict=True)})
         if math.inf in first:
@@ -185,6 +191,7 @@ class StepClipper:
     def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
         norms = _read(self._bounds.norms(self._moved))
+        self._norms = norms[-len(self._parameters) :]
         self.diverged = False
         if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
@@ -232,6 +239,22 @@ class StepClipper:
         """By which factor the update of each group has to be scaled."""
         aim = AIM * self.bound if attempts < _ATTEMPTS else 0.0
         return [aim / kappa if kappa > self.bound else 1.0 for kappa in kappas]
+
+    def _factors(self, allowed: Sequence[float]) -> list[float]:
+        """The smallest factor of the groups of each parameter."""
+        return [min(allowed[group] for group in groups) for groups in self._groups_of]
+
+    def _share(self, factors: Sequence[float]) -> float:
+        """How much of the optimizer's own update is made with these factors of the parameters, by its length."""
+        whole = math.hypot(*self._norms)
+        if whole == 0 or not math.isfinite(whole):
+            return min(factors)
+        return math.hypot(*(factor * norm for factor, norm in zip(factors, self._norms, strict=True))) / whole
+
+    def _shortened(self, allowed: list[float], largest_share: float) -> list[float]:
+        """The same factors, smaller where more than a share of the update would be made."""
+        share = self._share(self._factors(allowed)) if largest_share < 1 else 0.0
+        return [largest_share / share * factor for factor in allowed] if share > largest_share else allowed
 
     def _scale_back(self, factors: Sequence[float]) -> None:
         for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
