@@ -50,6 +50,7 @@ MONITORS: dict[str, Callable[[], Any]] = {
     "PersistenceMonitor": lt.PersistenceMonitor,
     "SharpnessMonitor": lt.SharpnessMonitor,
     "SharpnessMonitor, critical": lambda: lt.SharpnessMonitor(method="critical"),
+    "TopologicalRateControl": lt.TopologicalRateControl,
 }
 
 
@@ -207,7 +208,8 @@ def processor_seconds(network: str, monitors: dict[str, Any], steps: int) -> dic
     def task(name: str, monitor: Any) -> Callable[[], None]:
         callbacks = [TakeTurns(turns, name)]
         for one in monitor if isinstance(monitor, list) else [monitor] if monitor is not None else []:
-            one._budget._clock = time.thread_time  # the others' turns are no training time of this run
+            if hasattr(one, "_budget"):
+                one._budget._clock = time.thread_time  # the others' turns are no training time of this run
             callbacks.append(one)
         return lambda: train(network, callbacks, steps)
 
@@ -228,7 +230,7 @@ def overhead(networks: list[str], names: list[str], seconds: float, repeats: int
             times = processor_seconds(network, monitors, steps)
             for name, value in times.items():
                 ratios[name].append(value / times["none"])
-                if monitors[name] is not None:
+                if hasattr(monitors[name], "_budget"):
                     coverage[name] = monitors[name]._budget.coverage
                     a_minute[name] = 60 * monitors[name]._budget.made / value
             print(network, steps, {name: round(value, 2) for name, value in times.items()}, flush=True)
@@ -240,8 +242,8 @@ def overhead(networks: list[str], names: list[str], seconds: float, repeats: int
                 "steps": steps,
                 "ratio": statistics.median(ratios[name]),
                 "ratios": ratios[name],
-                "coverage": coverage[name],
-                "a_minute": a_minute[name],
+                "coverage": coverage.get(name),
+                "a_minute": a_minute.get(name),
             }
             for name in names[1:]
         ]
@@ -478,7 +480,7 @@ def show_idle(row: dict) -> None:
 def show_times(times: list[dict], rows: list[dict]) -> None:
     print("\n| network | monitor | time with / without | due updates measured | a minute |\n|---|---|---|---|---|")
     for row in rows:
-        measured = f"{row['coverage']:.1%} | {row['a_minute']:.1f}"
+        measured = "- | -" if row["coverage"] is None else f"{row['coverage']:.1%} | {row['a_minute']:.1f}"
         print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {measured} |")
     print("\n| neurons | " + " | ".join(f"{name} (ms)" for name in list(times[0])[1:]) + " |\n|---|---|---|---|")
     for time_row in times:
