@@ -136,6 +136,10 @@ def test_metrics_are_those_of_one_process(name, processes, tmp_path, recorder):
         if kind != "sharpness":
             same(series(first, kind), series(one, kind))
     assert len(series(first, "sharpness")) == (len(series(one, "sharpness")) if name == "ddp" else 0)
+    if name == "ddp":  # the critical rate is of the loss over all processes
+        critical = [{k: v for k, v in series(o, "sharpness").items() if "critical" in k[1]} for o in (first, one)]
+        assert critical[0] == pytest.approx(critical[1], rel=2e-2)
+        assert len(critical[0]) == 6
     assert first["measured"][:2] == one["measured"][:2] == [24, 10]
     assert second["rows"] == []
     assert second["measured"] == [0, 0, 0]
