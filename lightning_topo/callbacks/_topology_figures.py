@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
+from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._figures import write_figures
 from lightning_topo.callbacks._snapshot import Snapshot
 from lightning_topo.callbacks._starts import Start
-from lightning_topo.callbacks._tensorboard import write_figures
 from lightning_topo.plots import (
     plot_barcode,
     plot_betti_curves,
@@ -32,11 +31,11 @@ class TopologyFigures:
 
     Args:
         budget: The monitor's, to which drawing is charged.
-        guard: Makes a context in which a drawing that fails does no harm.
+        announcer: Says what could not be drawn.
     """
 
-    def __init__(self, budget: OverheadBudget, guard: Callable[[], AbstractContextManager[None]]) -> None:
-        self._budget, self._guard = budget, guard
+    def __init__(self, budget: OverheadBudget, announcer: Announcer) -> None:
+        self._budget, self._announcer = budget, announcer
         self._due: dict[str, tuple[int, Snapshot, Start, float]] = {}
         self._latest: dict[str, tuple[int, Snapshot, Start, float]] = {}
 
@@ -71,7 +70,7 @@ class TopologyFigures:
                 self._draw(trainer, name, *measured)
 
     def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot, start: Start, scale: float) -> None:
-        with self._guard(), self._budget.spending(kind="figures"):
+        with self._announcer.never_fatal("draw figures"), self._budget.spending(kind="figures"):
             first, diagrams = start.snapshot, snapshot.diagrams
             plane = None if first.points.shape[1] == 2 else principal_plane(first.points)
             axes = {
@@ -80,4 +79,7 @@ class TopologyFigures:
                 "curves": plot_betti_curves(diagrams, start=first.diagrams, scale=scale),
                 "cloud": plot_neuron_cloud(snapshot.points, start=first.points, plane=plane),
             }
-            write_figures(trainer, {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}, step)
+            for ax in axes.values():
+                ax.set_title(f"{name}, step {step}: {ax.get_title()}", fontsize="medium")
+            figures: dict[str, Any] = {f"topology/{name}/{kind}": ax.figure for kind, ax in axes.items()}
+            write_figures(trainer, figures, step, self._announcer)

@@ -5,6 +5,7 @@ from lightning_topo.functional.betti_curves import betti_curves, longest_bar_sca
 from lightning_topo.functional.bi_lipschitz import BiLipschitz, bi_lipschitz
 from lightning_topo.functional.bottleneck import bottleneck_distance
 from lightning_topo.functional.certificate import certified_betti
+from lightning_topo.functional.critical_multiple import CriticalMultiple, critical_multiple
 from lightning_topo.functional.distinct import distinct_neurons
 from lightning_topo.functional.dormant import dormant_share
 from lightning_topo.functional.effective_rank import effective_rank
@@ -15,6 +16,7 @@ from lightning_topo.functional.summaries import persistence_entropy, total_persi
 
 __all__ = [
     "BiLipschitz",
+    "CriticalMultiple",
     "Persistence",
     "betti_at_scale",
     "betti_curves",
@@ -22,6 +24,7 @@ __all__ = [
     "bi_lipschitz",
     "bottleneck_distance",
     "certified_betti",
+    "critical_multiple",
     "distinct_neurons",
     "dormant_share",
     "effective_rank",

@@ -199,10 +199,10 @@ def test_a_fresh_fit_counts_anew(classifier, trainer, data):
         trainer([monitor], max_epochs=1).fit(classifier(reckless), data())
         assert [record.step for record in monitor.history] == [0] * count
         state = monitor.state_dict()
-        assert {k: v for k, v in state.items() if k not in ("last", "measured")} == {
-            "due": 1, "made": 1, "updates": [12], "broken_updates": 1
+        assert {k: v for k, v in state.items() if k not in ("last", "tally")} == {
+            "due": 1, "made": 1, "updates": [12], "broken_updates": 1, "measured_updates": 1
         }  # fmt: skip
-        assert state["measured"]["net.0"][:2] == [1, 1]
+        assert state["tally"]["net.0"][:2] == [1, 1]
 
 
 def test_a_fit_that_goes_on_counts_on(classifier, trainer, data):
