@@ -207,7 +207,8 @@ def main() -> None:
                 last = result["rows"][-1]
                 known.append(result)
                 print(f"{optimizer}, {way}, seed {seed}: {result['seconds']:.0f} s, {last}", flush=True)
-    page(known)
+    if not options.only:
+        page(known)
 
 
 if __name__ == "__main__":
