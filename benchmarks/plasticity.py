@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rates_tasks import fashion
 from torch import Tensor, nn
 
@@ -105,6 +108,85 @@ def state(model: nn.Sequential, groups: Any, start: list[Tensor], images: Tensor
     return measured
 
 
+# Page and figure.
+
+COLOURS = {"plain": "#D55E00", "step clipping": "#0072B2", "rate control": "#009E73"}
+
+
+def series(runs: list[dict[str, Any]], figure: str) -> np.ndarray:
+    """A figure after each task, of each run, the mean of both layers; not finite counts as nothing left."""
+    lost = 1.0 if figure in ("dormant", "silent") else 0.0
+    values = [[row.get(figure, math.nan) for row in run["rows"]] for run in runs]
+    return np.array(
+        [[np.mean([lost if v is None else v for v in np.atleast_1d(task)]) for task in run] for run in values]
+    )
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """One column an optimizer, one row a figure; a thin line each seed, a thick one their mean."""
+    figures = {
+        "accuracy": "accuracy on the task",
+        "dormant": "dormant share",
+        "effective_rank": "effective rank",
+        "distinct": f"distinct neurons of {WIDTH}",
+    }
+    axes = Figure(figsize=(12.8, 10.2), dpi=100, layout="constrained").subplots(
+        len(figures), len(OPTIMIZERS), sharex=True, sharey="row", squeeze=False
+    )
+    for row, (figure, label) in zip(axes, figures.items(), strict=True):
+        for ax, optimizer in zip(row, OPTIMIZERS, strict=True):
+            for way in WAYS:
+                chosen = [run for run in runs if (run["optimizer"], run["way"]) == (optimizer, way)]
+                if not chosen:
+                    continue
+                values = series(chosen, figure)
+                x = np.arange(values.shape[1])
+                ax.plot(x, values.T, color=COLOURS[way], lw=0.8, alpha=0.5)
+                ax.plot(x, values.mean(0), color=COLOURS[way], lw=2.2, label=way)
+            ax.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(label)
+        row[0].set_ylim(bottom=0)
+    for ax, optimizer in zip(axes[0], OPTIMIZERS, strict=True):
+        ax.set_title(optimizer)
+    for ax in axes[-1]:
+        ax.set_xlabel("tasks learned")
+        ax.set_xticks(range(0, N_TASKS + 1, 5))
+    axes[0][0].legend(frameon=False, loc="lower right")
+    axes[0][0].figure.savefig(path)
+
+
+def table(runs: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| optimizer | | accuracy, tasks 1 to 3 | tasks 18 to 20 | dormant at the end | by the paper's own score | "
+        "effective rank | distinct of 256 | updates scaled back |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for optimizer in OPTIMIZERS:
+        for way in WAYS:
+            chosen = [run for run in runs if (run["optimizer"], run["way"]) == (optimizer, way)]
+            if not chosen:
+                continue
+            accuracy = series(chosen, "accuracy").mean(0)
+            end = {name: series(chosen, name)[:, -1].mean() for name in chosen[0]["rows"][0]}
+            clipped = [run["clipped"] / run["updates"] for run in chosen if "clipped" in run]
+            lines.append(
+                f"| {optimizer} | {way} | {accuracy[1:4].mean():.3f} | {accuracy[-3:].mean():.3f} | "
+                f"{end['dormant']:.0%} | {end['silent']:.0%} | {end['effective_rank']:.0f} | {end['distinct']:.0f} | "
+                f"{f'{np.mean(clipped):.1%}' if clipped else '-'} |"
+            )
+    return lines
+
+
+def page(runs: list[dict[str, Any]]) -> None:
+    """Rewrite the table of the page between its marks, and the figure; what is said about them stays."""
+    draw(runs, ROOT / "docs/plasticity.png")
+    target = ROOT / "docs/evidence/plasticity.md"
+    before, rest = target.read_text().split("<!-- table -->\n")
+    _, after = rest.split("<!-- end of the table -->\n")
+    inner = "\n".join(["", *table(runs), "", ""])
+    target.write_text(f"{before}<!-- table -->\n{inner}<!-- end of the table -->\n{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "docs/evidence/plasticity.jsonl")
@@ -123,7 +205,10 @@ def main() -> None:
                 with options.runs.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 last = result["rows"][-1]
+                known.append(result)
                 print(f"{optimizer}, {way}, seed {seed}: {result['seconds']:.0f} s, {last}", flush=True)
+    if not options.only:
+        page(known)
 
 
 if __name__ == "__main__":

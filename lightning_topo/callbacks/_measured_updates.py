@@ -38,21 +38,20 @@ class MeasuredUpdates:
         history: What the updates did, a record a group and update.
         broken: Updates with κ >= 1 in some group.
         measured: Updates that moved neurons.
+        tally: What they did to each group, for its certificate.
         diverged: Groups whose neurons became NaN or infinite.
-        tally: What the updates did to each group, for its certificate.
     """
 
     def __init__(self, announcer: Announcer) -> None:
         self._announcer = announcer
         self.history: list[BiLipschitzRecord] = []
-        self.tally = UpdateTally()
         self.begin_anew()
         self.forget_fit()
 
     def begin_anew(self) -> None:
         """The run starts at its first step: nothing of an earlier one is counted."""
         self.broken = self.measured = 0
-        self.tally.forget()
+        self.tally = UpdateTally()
         self.diverged: dict[str, None] = {}
 
     def forget_fit(self) -> None:

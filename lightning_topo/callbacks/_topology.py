@@ -12,7 +12,7 @@ from lightning_topo.callbacks._starts import Start, Starts
 from lightning_topo.callbacks.log_keys import TOPOLOGY
 from lightning_topo.functional import longest_bar_scale, persistence_entropy, total_persistence
 from lightning_topo.functional.betti import betti_of_distances
-from lightning_topo.functional.distinct import SHARE, distinct_of_distances, median_nearest, shrinkage, size
+from lightning_topo.functional.distinct import SHARE, distinct_of_distances, growth, median_nearest, size
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class GroupTopology:
         distances = cloud.distances(start.betti_indices)
         distinct = None
         if start.nearest is not None:
-            shrunk = shrinkage(cloud.sample(start.betti_indices), start.size)
-            distinct = distinct_of_distances(distances, SHARE * start.nearest * shrunk)
+            grown = growth(cloud.sample(start.betti_indices), start.size)
+            distinct = distinct_of_distances(distances, SHARE * start.nearest * grown)
         record = PersistenceRecord(
             step,
             name,

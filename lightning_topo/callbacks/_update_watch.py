@@ -11,7 +11,7 @@ from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._turns import Turns
-from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates, held_parameters
+from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates
 
 
 class UpdateWatch:
@@ -26,6 +26,7 @@ class UpdateWatch:
 
     Attributes:
         counts: Steps of each optimizer in the run.
+        movers: For each group its number of neurons, and which of the optimizers move it.
         top_rate: Largest learning rate of a step of this fit, measured or not, as far as rates are plain numbers.
     """
 
@@ -41,8 +42,8 @@ class UpdateWatch:
         self._max_neurons, self._every = max_neurons, every
         self._hooks = StepHooks(self._before_step, self._after_step)
         self.counts: list[int] = []
+        self.movers: dict[str, tuple[int, list[int]]] = {}
         self.top_rate = 0.0
-        self._movers: dict[str, list[int]] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -58,18 +59,13 @@ class UpdateWatch:
         self._turns = {}
         if len(self.counts) != len(trainer.optimizers):
             self.counts = [0] * len(trainer.optimizers)
-        self._movers, parameters = {}, []
-        held = [set(map(id, held_parameters(optimizer))) for optimizer in trainer.optimizers]
-        for group in self._fit.neurons.found:
-            own = group.parameters(self._fit.model)
-            self._movers[group.name] = [i for i, ids in enumerate(held) if not ids.isdisjoint(map(id, own))]
-            parameters += own
-        self._unseen = UnseenUpdates(parameters)
-
-    @property
-    def counts_of_groups(self) -> dict[str, int]:
-        """Steps of the optimizers that move a group, for each group."""
-        return {name: sum(self.counts[index] for index in movers) for name, movers in self._movers.items()}
+        found, model = self._fit.neurons.found, self._fit.model
+        self._unseen = UnseenUpdates(parameter for group in found for parameter in group.parameters(model))
+        held = [{id(p) for settings in o.param_groups for p in settings["params"]} for o in trainer.optimizers]
+        self.movers = {}
+        for group in found:
+            own = {id(parameter) for parameter in group.parameters(model)}
+            self.movers[group.name] = group.n_units(model), [i for i, ids in enumerate(held) if not own.isdisjoint(ids)]
 
     def release(self) -> None:
         """Look no more; nothing of the fit's model is left."""

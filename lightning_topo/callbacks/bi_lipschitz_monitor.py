@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +136,10 @@ class BiLipschitzMonitor(OptionedCallback):
     @property
     def certificates(self) -> tuple[CloneCertificate, ...]:
         """For each group, whether the updates of the run so far exclude that neurons have become clones."""
-        certificate = self._measured.tally.certificate
+        certificate, made = self._measured.tally.certificate, self._watch.counts
         return tuple(
-            certificate(name, updates, self._fit.sizes[name] <= (self.max_neurons or math.inf))
-            for name, updates in self._watch.counts_of_groups.items()
+            certificate(name, sum(made[index] for index in movers), n <= (self.max_neurons or n))
+            for name, (n, movers) in self._watch.movers.items()
         )
 
     @property
@@ -156,17 +155,16 @@ class BiLipschitzMonitor(OptionedCallback):
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
         counts = {"measured_updates": self._measured.measured, "broken_updates": self.broken_updates}
-        counts_of_groups = {"measured": self._measured.tally.state()}
-        return self._fit.state() | counts | counts_of_groups | {"updates": list(self._watch.counts)}
+        return self._fit.state() | counts | {"updates": list(self._watch.counts), "tally": self._measured.tally.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         saved = self._fit.load_state(state_dict)
         self._watch.counts = saved.get("updates", lambda value: list(map(count, value)), [])
         self._measured.broken = saved.get("broken_updates", count, 0)
-        self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
         self._measured.tally.forget()
-        saved.get("measured", self._measured.tally.load, None, since="0.2.0")
+        saved.get("tally", self._measured.tally.load, None, since="0.2.0")
+        self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure, and forget an earlier fit, which may have been of another model."""

@@ -8,12 +8,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._activation_figures import ActivationFigures, listed
-from lightning_topo.callbacks._charts import topology_charts
+from lightning_topo.callbacks._charts import Charts, topology_charts
 from lightning_topo.callbacks._due import multiple_reached
 from lightning_topo.callbacks._figures import takes_figures
 from lightning_topo.callbacks._findings import gather, ours
@@ -28,7 +27,7 @@ from lightning_topo.callbacks._run_length import is_last_batch
 from lightning_topo.callbacks._starts import Starts
 from lightning_topo.callbacks._state import count_or_none
 from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord, overall_metrics, topology_metrics
-from lightning_topo.callbacks._topology_cost import expected_seconds
+from lightning_topo.callbacks._topology_admission import TopologyAdmission
 from lightning_topo.callbacks._topology_figures import TopologyFigures
 from lightning_topo.callbacks.log_keys import TOPOLOGY
 from lightning_topo.functional.betti import PAPER_SCALE
@@ -150,6 +149,7 @@ class PersistenceMonitor(OptionedCallback):
         fixed = None if scale == "auto" else scale
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, fixed, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
+        self._admission = TopologyAdmission(self._fit, betti_max_neurons)
         self._activations = ActivationFigures(self._budget, self._announcer)
         self._measured_at: int | None = None
         self._companions: tuple[OptionedCallback, ...] = ()
@@ -236,7 +236,10 @@ class PersistenceMonitor(OptionedCallback):
                 "in groups to have them measured.",
             )
         with self._announcer.never_fatal():
-            sizes = {group.name: (self._pool_size(group), group.dimension(self._fit.model)) for group in self._turns}
+            sizes = {
+                group.name: (self._admission.pool_size(group), group.dimension(self._fit.model))
+                for group in self._turns
+            }
             self._topology.starts.drop_unfit(sizes)
         missing = [group for group in self._turns if group.name not in self._topology.starts]
         if not self._fit.processes.agreed(len(missing)):
@@ -315,10 +318,9 @@ class PersistenceMonitor(OptionedCallback):
         """Let go of the model."""
         self._forget_fit()
 
-    def charts(self) -> dict[str, list[str]]:
+    def charts(self) -> Charts:
         """TensorBoard charts: title and the tags drawn together."""
-        measured = {group.name for group in self._turns}
-        shown = [group for group in self._fit.shown_groups if group.name in measured]
+        shown = [group for group in self._fit.shown_groups if group in self._turns]
         return topology_charts(shown, self._fit.of_run(self.history))
 
     def findings(self) -> Findings:
@@ -335,33 +337,6 @@ class PersistenceMonitor(OptionedCallback):
 
         return plot_neurons_left(self._fit.of_run(self.history), ax, show)
 
-    def _pool_size(self, group: NeuronGroup) -> int:
-        pool = self._pool(group)
-        return group.n_units(self._fit.model) if pool is None else len(pool)
-
-    def _pool(self, group: NeuronGroup) -> Tensor | None:
-        """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
-        n = group.n_units(self._fit.model)
-        if not self._fit.processes.sharded or n <= self.betti_max_neurons:
-            return None
-        return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
-
-    def _admits(self, group: NeuronGroup) -> bool:
-        return self._fit.admission.admits(group.name, *self._prospect(group))
-
-    def _affords(self, group: NeuronGroup) -> bool:
-        return self._budget.affords(group.name, *self._prospect(group))
-
-    def _prospect(self, group: NeuronGroup) -> tuple[float, float]:
-        """What the group's first measurement will cost, and the training time of the run, both in seconds."""
-        guess = run_time = 0.0
-        if self.max_overhead is not None and self._fit.processes.lead and not self._budget.knows(group.name):
-            with self._announcer.never_fatal():
-                n, dimension = self._pool_size(group), group.dimension(self._fit.model)
-                guess = expected_seconds(n, dimension, self.betti_max_neurons)
-                run_time = self._fit.run_seconds()
-        return guess, run_time
-
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure the groups that there is time for; every process enters."""
         if self._measured_at == trainer.global_step:
@@ -370,12 +345,12 @@ class PersistenceMonitor(OptionedCallback):
         metrics: dict[str, float] = {}
         self._fit.model, admitted = measured_model(trainer, pl_module), False
         for group in list(self._turns):
-            if group.name not in self._kept and self._admits(group):
+            if group.name not in self._kept and self._admission.admits(group):
                 admitted = True
                 self._turns.append(self._turns.pop(self._turns.index(group)))
                 with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
                     if self._fit.processes.read:
-                        points = group.points(self._fit.model, self._pool(group))
+                        points = group.points(self._fit.model, self._admission.pool(group))
                         if self._fit.processes.lead:
                             metrics |= self._measure_group(group, trainer, points, logger_step(trainer))
         self._measured_at = trainer.global_step
@@ -386,7 +361,7 @@ class PersistenceMonitor(OptionedCallback):
     def _measure_starts(self, trainer: Any) -> None:
         """Measure the neurons of the start that were kept, those that there is time for by now."""
         for group in list(self._turns):
-            if group.name in self._kept and self._affords(group) and self._admits(group):
+            if group.name in self._kept and self._admission.affords(group) and self._admission.admits(group):
                 step, points = self._kept.pop(group.name)
                 metrics: dict[str, float] = {}
                 with self._announcer.never_fatal(), self._budget.spending(points.device):

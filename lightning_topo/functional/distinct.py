@@ -19,7 +19,7 @@ def distinct_neurons(points: Tensor, start: Tensor | None = None, share: float =
 
     .. math::
 
-        t = \text{share} \cdot m_0 \cdot \min\Bigl(1, \frac{s}{s_0}\Bigr), \qquad
+        t = \text{share} \cdot m_0 \cdot \frac{s}{s_0}, \qquad
         m_0 = \operatorname{median}_i \min_{j \ne i} |x_i - x_j|, \qquad s = \sqrt{\tfrac1n \sum_i |p_i|^2},
 
     with x the neurons at the start, p those of now, and s_0 the s of the start. Neurons are joined where their
@@ -27,10 +27,11 @@ def distinct_neurons(points: Tensor, start: Tensor | None = None, share: float =
     the height t, n minus the edges of a minimum spanning tree of length at most t. It is the Betti number b_0 at t, a
     scale that the neighbours at the start set, where ``betti_numbers`` takes one from the diameter.
 
-    It does not change when all coordinates, of the start and of now, are multiplied by a number, nor when a network has
-    shrunk as a whole, as under weight decay in front of a normalisation; growth moves no threshold. Neurons at random
-    in few dimensions have close neighbours by chance: about 0.7 · share^d of them are closer than t, with d the
-    dimension of the cloud, so that 512 on a sphere count as about 510.
+    It does not change when the coordinates of the start, or those of now, are multiplied by a number: what counts is
+    the distance in relation to the size of the neurons, about the origin. A network that shrinks or grows as a whole
+    has lost nothing; where some neurons become many times larger than the others, those look alike beside them.
+    Neurons at random in few dimensions have close neighbours by chance: about 0.7 · share^d of them are closer than t,
+    with d the dimension of the cloud, so that 512 on a sphere count as about 510.
 
     Cloned units as a form of lost plasticity: arXiv 2510.00304. Merging of neurons: arXiv 2510.02670, section 3.
 
@@ -60,11 +61,10 @@ def distinct_neurons(points: Tensor, start: Tensor | None = None, share: float =
     cloud = as_cloud(points, "distinct_neurons")
     distances = pairwise_distances(cloud)
     if start is None:
-        nearest, shrunk = median_nearest(distances), 1.0
-    else:
-        reference = as_cloud(start, "distinct_neurons")
-        nearest, shrunk = median_nearest(pairwise_distances(reference)), shrinkage(cloud, size(reference))
-    return distinct_of_distances(distances, share * nearest * shrunk)
+        return distinct_of_distances(distances, share * median_nearest(distances))
+    reference = as_cloud(start, "distinct_neurons")
+    nearest = median_nearest(pairwise_distances(reference))
+    return distinct_of_distances(distances, share * nearest * growth(cloud, size(reference)))
 
 
 def distinct_of_distances(distances: Tensor, threshold: float) -> int:
@@ -87,6 +87,6 @@ def size(points: Tensor) -> float:
     return float(points.double().square().sum(1).mean().sqrt())
 
 
-def shrinkage(points: Tensor, start: float) -> float:
-    """By which factor, at most 1, points have shrunk from the size of the start."""
-    return min(1.0, size(points) / start) if start > 0 else 1.0
+def growth(points: Tensor, start: float) -> float:
+    """How many times larger points are than at the start; 1 where there was nothing."""
+    return size(points) / start if start > 0 else 1.0
