@@ -33,6 +33,6 @@ def card_letters(size: float = CARD_FONT) -> Iterator[None]:
 def set_card_title(ax: Axes, title: str) -> None:
     """Put a title on the left, in the place of the one in the middle, and make room for larger letters."""
     ax.set_title("")
-    ax.set_title(title, loc="left")
+    ax.set_title(title, loc="left", fontsize=CARD_FONT - 1)
     box = ax.get_position()
     ax.set_position((box.x0 + 0.03, box.y0 + 0.05, box.width - 0.03, box.height - 0.06))
