@@ -7,9 +7,9 @@
     python benchmarks/rates.py page                            # docs/evidence/rates.md from what is there
 
 Each run is appended to ``--out`` as it ends and is not made again: a restart goes on. Columns: ``sweep``, ``control``
-(the package's), ``clipped`` (with step clipping beside it), ``averaged`` (the same at a constant share, the weights averaged), ``prototype`` (its rule once more,
-with all settings free), ``defaults``, those of ``SEARCHES`` and ``RIVALS``, or ``searches`` and ``rivals`` for all of
-these.
+(the package's), ``clipped`` (with step clipping beside it), ``averaged`` (at a constant share, the weights averaged),
+``prototype`` (its rule once more, with all settings free), ``defaults``, those of ``SEARCHES`` and ``RIVALS``, or
+``searches`` and ``rivals`` for all of these.
 """
 
 from __future__ import annotations
