@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, factor, freeze, product, unify
+from lightning_topo.neurons.tracing.alignment import factor, unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, freeze, product
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation, Value
