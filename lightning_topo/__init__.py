@@ -5,9 +5,11 @@ from lightning_topo.callbacks import (
     BiLipschitzMonitor,
     PersistenceMonitor,
     SharpnessMonitor,
+    TopologicalAlarm,
     TopologicalLearningRateFinder,
     TopologicalRateControl,
     TopologicalStepClipping,
+    report,
 )
 from lightning_topo.clipping import topological_step_clipping
 from lightning_topo.control import topological_rate_control
@@ -28,9 +30,12 @@ __all__ = [
     "BiLipschitzMonitor",
     "PersistenceMonitor",
     "SharpnessMonitor",
+    "TopologicalAlarm",
     "TopologicalLearningRateFinder",
     "TopologicalRateControl",
     "TopologicalStepClipping",
+    # what a fit did to the neurons, on one page
+    "report",
     # the finder, the clipping and the control without a fit
     "TopologicalLRResult",
     "Trial",
