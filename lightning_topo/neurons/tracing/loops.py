@@ -12,6 +12,8 @@ from typing import Any
 
 from lightning_topo.neurons.tracing.trace import Operation, Value
 
+# Bodies of loops are short (attention takes twenty operations); two passes through a network are no loop over pieces.
+_DEEPEST = 60
 # What draws random numbers gives another result each time.
 _RANDOM = (
     "native_dropout",
@@ -70,6 +72,7 @@ class Loop:
         self._is_live = is_live
         self._n = n
         self._known: dict[tuple[Value, ...], _Lifted] = {}
+        self._depth = 0
 
     def lifted(self, values: Sequence[Value]) -> Value:
         """The values of all turns along a leading axis.
@@ -86,7 +89,11 @@ class Loop:
         if all(value is values[0] for value in values):
             return _Lifted(values[0], shared=True)
         if values not in self._known:
+            if self._depth == _DEEPEST:
+                raise NoLoop
+            self._depth += 1
             self._known[values] = self._made(values)
+            self._depth -= 1
         return self._known[values]
 
     def _made(self, values: tuple[Value, ...]) -> _Lifted:
