@@ -150,6 +150,10 @@ def test_metrics_are_those_of_one_process(name, processes, tmp_path, recorder):
     assert all(0 <= value <= 1 for value in told(first["rows"], "dormant"))
     assert all(1 <= value <= GLOBAL_BATCH / 2 + 1e-6 for value in told(first["rows"], "effective_rank"))
     assert len(series(first, "sharpness")) == (len(series(one, "sharpness")) if name == "ddp" else 0)
+    if name == "ddp":  # the critical rate is of the loss over all processes
+        critical = [{k: v for k, v in series(o, "sharpness").items() if "critical" in k[1]} for o in (first, one)]
+        assert critical[0] == pytest.approx(critical[1], rel=2e-2)
+        assert len(critical[0]) == 6
     assert first["measured"][:2] == one["measured"][:2] == [24, 10]
     assert second["rows"] == []
     assert second["measured"] == [0, 0, 0]
