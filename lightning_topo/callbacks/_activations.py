@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ class _Nothing:
         """Do nothing."""
 
 
-def _can_be_kept(x: Any) -> bool:
+def _can_be_kept(x: Any) -> TypeGuard[Tensor]:
     """Whether this is a tensor of this process that stands for itself, as within ``torch.func.vmap`` it does not."""
     plain = isinstance(x, Tensor) and not hasattr(x, "placements")
     return plain and not bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
