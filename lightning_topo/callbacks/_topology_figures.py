@@ -80,6 +80,8 @@ class TopologyFigures:
                 "cloud": plot_neuron_cloud(snapshot.points, start=first.points, plane=plane),
             }
             for ax in axes.values():
-                ax.set_title(f"{name}, step {step}: {ax.get_title()}", fontsize="medium")
+                title = f"{name}, step {step}: {ax.get_title()}"
+                ax.set_title("")  # in the middle it would run into what stands on the right
+                ax.set_title(title, loc="left", fontsize="medium")
             figures: dict[str, Any] = {f"topology/{name}/{kind}": ax.figure for kind, ax in axes.items()}
             write_figures(trainer, figures, step, self._announcer)

@@ -260,6 +260,7 @@ class BiLipschitzMonitor(OptionedCallback):
             top_rate=self._watch.top_rate,
             sizes=self._fit.sizes,
             diverged=tuple(self._measured.diverged),
+            clones_excluded=bool(self.certificates) and all(one.excludes_clones for one in self.certificates),
             nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
         )
 
