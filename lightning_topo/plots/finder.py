@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def _keep_crosses(ax: Axes) -> None:
     top = ax.get_ylim()[1]
     for line in ax.lines:
         if line.get_label() == "_broke":
-            line.set_ydata([min(float(y), top) for y in line.get_ydata()])  # type: ignore[union-attr]
+            line.set_ydata(np.minimum(np.asarray(line.get_ydata(), dtype=float), top))
             line.set_clip_on(False)
 
 
