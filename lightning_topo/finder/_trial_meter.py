@@ -32,24 +32,18 @@ class TrialMeter:
         held = [p for p in held_parameters(optimizer) if id(p) not in own]
         self._parameters: list[Tensor] = [*placement.parameters, *held]
         self._before = ParametersBefore(self._parameters)
-        self._moved = [
+        self._moved: list[Tensor] = [
             copy.to(torch.promote_types(copy.dtype, torch.float32), copy=True) for copy in self._before.copies
         ]
         self._bounds = BoundWatch(placement, self._before, 1.0)
 
     def before(self) -> None:
         """Keep the parameters; to be called before the step."""
-        self._bounds.begin(self._moved)
+        self._bounds.begin()
 
     @torch.no_grad()
     def after(self) -> tuple[float, str | None]:
         """The largest κ and its group; ``inf`` when a parameter is not finite. To be called after the step."""
-        try:
-            return self._largest()
-        finally:
-            self._bounds.end()
-
-    def _largest(self) -> tuple[float, str | None]:
         torch._foreach_copy_(self._moved, self._parameters)
         torch._foreach_sub_(self._moved, self._before.copies)
         # Not the largest entries, whose search takes twenty times as long on a CPU; sums of squares may overflow.
