@@ -237,13 +237,16 @@ class BoundWatch:
     def of_fastest(self) -> Tensor:
         """κ among the neurons of each group that the last :meth:`reach` found to move most, shape (number of groups,).
 
-        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved, which
-        shows a rate that is far too high. To be read by the caller.
+        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved or the
+        group needed no look, which shows a rate that is far too high. To be read by the caller.
         """
         found = []
         for number, alike in enumerate(self.sets):
             n, dimension = alike.shape
             large = n > _FASTEST and n * n * dimension > _ALWAYS_WHOLE
+            if large and number not in self._lengths:
+                found.append(torch.zeros(len(alike.groups), device=alike.device))
+                continue
             rows = self._lengths[number].topk(_FASTEST).indices if large else None
             before = alike.clouds(self._before.copies, rows)
             after = alike.clouds(self._placement.parameters, rows)
