@@ -1,4 +1,4 @@
-"""What the site makes from the code: tables of log keys, the page of the paper's experiments, and MathML."""
+"""What the site makes from the code: log keys, the rooms, the paper's page, and MathML."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 LOG_KEYS = "<!-- log keys -->"
+_KEYS = ROOT / "lightning_topo" / "callbacks" / "log_keys.py"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Show the paper's page, which `make paper` writes, among the evidence."""
+    """Show the paper's page, which `make paper` writes, among the evidence, and draw the rooms."""
     from mkdocs.structure.files import File
 
+    files.append(File.generated(config, "contributing/rooms.svg", content=_module(ROOT / "docs" / "rooms.py").svg()))
     for path in sorted((ROOT / "examples" / "paper").glob("*")):
         if path.suffix in (".png", ".md"):
             name = "paper.md" if path.name == "README.md" else path.name
@@ -45,7 +47,7 @@ def _mathml(found: re.Match[str]) -> str:
 
 def log_key_tables() -> str:
     """One table a callback, from the declarations in ``callbacks/log_keys.py``."""
-    declared = [(name, keys) for name, keys in vars(_log_keys()).items() if type(keys).__name__ == "LogKeys"]
+    declared = [(name, keys) for name, keys in vars(_module(_KEYS)).items() if type(keys).__name__ == "LogKeys"]
     return "\n\n".join(_table(keys) for _, keys in declared)
 
 
@@ -57,13 +59,12 @@ def _table(keys: Any) -> str:
     return "\n".join([*lines, *(f"| `{key}` | {text.replace('|', chr(92) + '|')} |" for key, text in rows)])
 
 
-def _log_keys() -> ModuleType:
-    """The module of the declarations alone, so that building the site needs no torch."""
-    path = ROOT / "lightning_topo" / "callbacks" / "log_keys.py"
-    spec = importlib.util.spec_from_file_location("log_keys", path)
+def _module(path: Path) -> ModuleType:
+    """One file as a module by itself, so that building the site needs no torch."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["log_keys"] = module  # dataclasses look their module up
+    sys.modules[path.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
