@@ -54,10 +54,11 @@ def direct(arrows: Imports) -> Imports:
     def below(room: str) -> set[str]:
         return arrows[room] | {deep for other in arrows[room] for deep in below(other)}
 
-    return {room: {o for o in others if not any(o in below(p) for p in others - {o})} for room, others in arrows.items()}
+    return {room: others - {deep for other in others for deep in below(other)} for room, others in arrows.items()}
 
 
 def svg() -> str:
+    """The picture: a box a room, an arrow an import."""
     arrows = imports()
     rows = layers(arrows)
     widest = max(map(len, rows))
