@@ -14,7 +14,7 @@ from lightning_topo.control import topological_rate_control
 from lightning_topo.finder import TopologicalLRResult, Trial, topological_lr_find
 from lightning_topo.neurons import Member, NeuronGroup, find_neuron_groups, is_permutation_symmetric
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # callbacks
