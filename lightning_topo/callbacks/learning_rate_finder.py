@@ -17,7 +17,7 @@ from lightning_topo.neurons import NeuronGroup
 class TopologicalLearningRateFinder(Callback):
     r"""Find the critical learning rate η* at the start of a fit, and train below it.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}$$
 
     Just before the first training batch it holds candidate rates for ``hold_steps`` optimizer steps each, always from
     the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Training
@@ -51,7 +51,7 @@ class TopologicalLearningRateFinder(Callback):
             model, its ``hparams`` or the data module.
 
     Attributes:
-        result: What was found, a :class:`TopologicalLRResult`, or None before the search.
+        result: What was found, a ``TopologicalLRResult``, or None before the search.
 
     Raises:
         ValueError: When an option is out of range.

@@ -64,7 +64,7 @@ class TopologicalStepClipping(OptionedCallback):
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
     over all pairs of neurons of every group. Where it is above the bound, the parameters become
 
-    .. math:: \theta + s\,(\theta' - \theta), \qquad s = \text{max\_criticality} / \kappa
+    $$\theta + s\,(\theta' - \theta), \qquad s = \text{max\_criticality} / \kappa$$
 
     and κ is measured again where rounding could lift it above the bound. Groups that share a parameter have one s, the
     smallest that one of them needs, and parameters in no group the smallest of all. The optimizer's running means of

@@ -44,10 +44,10 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between :meth:`before` and :meth:`after` the optimizer steps from θ to θ'. With κ the largest over a set of neuron
+    Between ``before`` and ``after`` the optimizer steps from θ to θ'. With κ the largest over a set of neuron
     groups that are connected by shared parameters, the parameters of the set become
 
-    .. math:: \theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)
+    $$\theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)$$
 
     and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
     could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running

@@ -16,8 +16,10 @@ WARM_UP = 0.1
 def schedule_shape(name: str, total_updates: float) -> Shape:
     r"""The shape of a schedule over a run of N updates.
 
-    .. math:: s(t) = \min\left(1, \frac{t + 1}{0.1 N}\right) \cdot d(t), \qquad
-        d(t) = \tfrac12 (1 + \cos \tfrac{\pi t}{N}) \;\text{or}\; 1 - \tfrac{t}{N}
+    $$
+    s(t) = \min\left(1, \frac{t + 1}{0.1 N}\right) \cdot d(t), \qquad
+    d(t) = \tfrac12 (1 + \cos \tfrac{\pi t}{N}) \;\text{or}\; 1 - \tfrac{t}{N}
+    $$
 
     Args:
         name: ``"cosine"`` or ``"linear"``, both after a warm-up over a tenth of the run; ``"constant"`` is 1 always.

@@ -47,7 +47,7 @@ class CriticalRateSearch:
     first update's 1/K, above which every rate breaks at once. From there each broken trial says how far to go down:
     with criticality κ at update t >= 1,
 
-    .. math:: \eta_{next} = \eta / \max(1 + \text{tolerance},\; \min(\sqrt\kappa,\; 1 + 2 / t))
+    $$\eta_{next} = \eta / \max(1 + \text{tolerance},\; \min(\sqrt\kappa,\; 1 + 2 / t))$$
 
     until a rate holds. If that left a gap, the rest is taken in steps of ``tolerance``, again from above.
     The rates that hold need not form an interval; coming from above finds the upper end of the set.
@@ -105,7 +105,7 @@ class CriticalRateSearch:
         return state.broken.lr <= self.min_lr
 
     def result(self, state: SearchState) -> TopologicalLRResult:
-        """What a search found that :meth:`terminate` says is over."""
+        """What a search found that ``terminate`` says is over."""
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
         bracket = (state.held, state.broken.lr)

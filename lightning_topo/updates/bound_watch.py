@@ -40,7 +40,7 @@ class BoundWatch:
 
     From distances of an earlier time and the ways that the neurons have gone since, relative to their mean,
 
-    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
+    $$\frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}$$
 
     takes O(n D) operations an update where κ itself takes O(n² D), and one number a group is read, of all groups at
     once. The ways are added up from update to update, and measured anew where that leaves too little or where somebody
@@ -114,7 +114,7 @@ class BoundWatch:
         """κ of each group, ``nan`` where it is certainly below the bound.
 
         Args:
-            reach: What :meth:`reach` gave, read; ``inf`` has a group evaluated in any case.
+            reach: What ``reach`` gave, read; ``inf`` has a group evaluated in any case.
             bound: κ is exact from here on; default the watch's bound.
             enough: A κ that need not be told from larger ones.
         """
@@ -131,7 +131,7 @@ class BoundWatch:
 
     @torch.no_grad()
     def of_fastest(self) -> Tensor:
-        """κ among the neurons of each group that the last :meth:`reach` found to move most, shape (number of groups,).
+        """κ among the neurons of each group that the last ``reach`` found to move most, shape (number of groups,).
 
         All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved, which
         shows a rate that is far too high. To be read by the caller.
