@@ -49,6 +49,7 @@ MONITORS: dict[str, Callable[[], Any]] = {
     "BiLipschitzMonitor": lt.BiLipschitzMonitor,
     "PersistenceMonitor": lt.PersistenceMonitor,
     "SharpnessMonitor": lt.SharpnessMonitor,
+    "TopologicalRateControl": lt.TopologicalRateControl,
 }
 
 
@@ -206,7 +207,8 @@ def processor_seconds(network: str, monitors: dict[str, Any], steps: int) -> dic
     def task(name: str, monitor: Any) -> Callable[[], None]:
         callbacks = [TakeTurns(turns, name)]
         for one in monitor if isinstance(monitor, list) else [monitor] if monitor is not None else []:
-            one._budget._clock = time.thread_time  # the others' turns are no training time of this run
+            if hasattr(one, "_budget"):
+                one._budget._clock = time.thread_time  # the others' turns are no training time of this run
             callbacks.append(one)
         return lambda: train(network, callbacks, steps)
 
@@ -226,7 +228,7 @@ def overhead(networks: list[str], seconds: float, repeats: int) -> list[dict]:
             times = processor_seconds(network, monitors, steps)
             for name, value in times.items():
                 ratios[name].append(value / times["none"])
-                if monitors[name] is not None:
+                if hasattr(monitors[name], "_budget"):
                     coverage[name] = monitors[name]._budget.coverage
             print(network, steps, {name: round(value, 2) for name, value in times.items()}, flush=True)
         parameters = sum(p.numel() for p in NETWORKS[network][0]()[0].parameters())
@@ -237,7 +239,7 @@ def overhead(networks: list[str], seconds: float, repeats: int) -> list[dict]:
                 "steps": steps,
                 "ratio": statistics.median(ratios[name]),
                 "ratios": ratios[name],
-                "coverage": coverage[name],
+                "coverage": coverage.get(name),
             }
             for name in list(MONITORS)[1:]
         ]
@@ -474,7 +476,8 @@ def show_idle(row: dict) -> None:
 def show_times(times: list[dict], rows: list[dict]) -> None:
     print("\n| network | monitor | time with / without | due updates measured |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {row['coverage']:.1%} |")
+        coverage = "-" if row["coverage"] is None else f"{row['coverage']:.1%}"
+        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {coverage} |")
     print("\n| neurons | " + " | ".join(f"{name} (ms)" for name in list(times[0])[1:]) + " |\n|---|---|---|---|")
     for time_row in times:
         print(f"| {time_row['n']} | " + " | ".join(f"{value:.1f}" for value in list(time_row.values())[1:]) + " |")

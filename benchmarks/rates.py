@@ -7,8 +7,9 @@
     python benchmarks/rates.py page                            # docs/evidence/rates.md from what is there
 
 Each run is appended to ``--out`` as it ends and is not made again: a restart goes on. Columns: ``sweep``, ``control``
-(the package's), ``prototype`` (its rule once more, with all settings free), ``defaults``, those of ``SEARCHES`` and
-``RIVALS``, or ``searches`` and ``rivals`` for all of these.
+(the package's), ``averaged`` (the same at a constant share, the weights averaged), ``prototype`` (its rule once more,
+with all settings free), ``defaults``, those of ``SEARCHES`` and ``RIVALS``, or ``searches`` and ``rivals`` for all of
+these.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rates_control import Settings, product, prototype
+from rates_control import Settings, averaged, product, prototype
 from rates_page import write_page
 from rates_rivals import RIVALS
 from rates_store import Key, Run, Store
@@ -53,6 +54,9 @@ def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, setti
         loss, control = product(task, steps, seed, schedule, settings.share if settings != Settings() else None)
         low, high = control.range or (math.nan, math.nan)
         return loss, 0, {"rates": [low, high], "updates": control.updates}
+    if column == "averaged":
+        loss, control = averaged(task, steps, seed)
+        return loss, 0, {"updates": control.updates}
     if column == "prototype":
         loss, control = prototype(task, steps, seed, schedule, settings)
         rates = [float(f"{rate * task.default_lr:.4g}") for rate in control.rates[:: max(1, steps // 10)]]

@@ -30,6 +30,7 @@ from lightning_topo.neurons import NeuronGroup, find_neuron_groups
 
 EPS = torch.finfo(torch.float32).eps
 SAMPLED = 64  # neurons of a group whose κ is measured, those that change most
+AVERAGED = 9  # of the mean of the weights: what the last ninth of the steps holds
 WARM_UP = 0.1  # share of the run
 
 
@@ -178,6 +179,37 @@ def product(task: Task, steps: int, seed: int, schedule: str, share: float | Non
         optimizer, model, example_input=x[:4], total_steps=steps, schedule=schedule, **options
     ) as control:
         return train(task, Fit(model, optimizer), steps, seed, "constant"), control
+
+
+def averaged(task: Task, steps: int, seed: int) -> tuple[float, RateController]:
+    """The package's control at a constant share of η*, and at the end the mean of the weights instead of a decay.
+
+    Averaged with weights that grow as the eighth power of the step (polynomial-decay averaging, arXiv 1212.1824), so
+    that the last ninth of the run counts most; statistics of BatchNorm are made anew.
+    """
+    model = task.model(seed)
+    optimizer = task.optimizer(model, task.default_lr)
+    x, _ = next(task.batches(1, 0))
+    mean = [p.detach().clone() for p in model.parameters()]
+
+    def follow(step: int, share: float) -> None:
+        with torch.no_grad():
+            for kept, p in zip(mean, model.parameters(), strict=True):
+                kept.lerp_(p, AVERAGED / (step + AVERAGED))
+
+    def finish() -> None:
+        follow(steps, 1.0)
+        with torch.no_grad():
+            for kept, p in zip(mean, model.parameters(), strict=True):
+                p.copy_(kept)
+            if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+                for x, _ in task.batches(50, seed + 1):
+                    model(x)
+
+    with topological_rate_control(
+        optimizer, model, example_input=x[:4], total_steps=steps, schedule="constant"
+    ) as control:
+        return train(task, Fit(model, optimizer, before=follow, finish=finish), steps, seed, "constant"), control
 
 
 def prototype(task: Task, steps: int, seed: int, schedule: str, settings: Settings) -> tuple[float, RateControl]:

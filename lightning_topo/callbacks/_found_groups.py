@@ -22,7 +22,7 @@ from lightning_topo.neurons import (
 )
 from lightning_topo.neurons.exchange.silence import silence
 from lightning_topo.sharding import canonical_name, measured_model
-from lightning_topo.updates import ParameterPlaces
+from lightning_topo.updates import ParameterPlaces, held_parameters
 
 # One glob or several on group names, or the groups themselves; None stands for all that are found.
 Groups = str | list[str] | list[NeuronGroup] | None
@@ -107,8 +107,7 @@ class FoundGroups:
         held = _number_held(optimizers)
         if held == self._held:
             return False
-        parameters = (p for optimizer in optimizers for settings in optimizer.param_groups for p in settings["params"])
-        if any(id(parameter) not in self._known for parameter in parameters):
+        if any(id(parameter) not in self._known for one in optimizers for parameter in held_parameters(one)):
             return True
         self._held = held  # layers that were frozen
         return False

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_topo.callbacks._admission import Admission
-from lightning_topo.callbacks._announcer import Announcer
-from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord, record_of, update_metrics
-from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
-from lightning_topo.callbacks._history import remember
-from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._log_writer import logger_step
+from lightning_topo.callbacks._measured_updates import MeasuredUpdate, MeasuredUpdates
+from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
-from lightning_topo.callbacks._processes import Processes, hidden_updates
-from lightning_topo.callbacks._run_length import RunLength
-from lightning_topo.callbacks._state import SavedState, count, figures
-from lightning_topo.callbacks._tensorboard import write_layout
+from lightning_topo.callbacks._processes import hidden_updates
+from lightning_topo.callbacks._state import count
 from lightning_topo.callbacks._turns import Turns
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ
-from lightning_topo.sharding import measured_model
-from lightning_topo.updates import (
-    LearningRate,
-    Measurement,
-    StepHooks,
-    UnseenUpdates,
-)
+from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates
 
 _UNSEEN = (
     "Neurons move although no optimizer of the Trainer made a step that BiLipschitzMonitor could see, so that these "
     "updates are not measured: an optimizer steps within the backward pass, by another method than step() (as SAM's "
     "first_step), or is unknown to the Trainer. Return it from configure_optimizers, and call its step()."
 )
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A measured update whose figures are on their way; no measurement where another process compares."""
-
-    step: int
-    rates: dict[str, LearningRate]
-    measurement: Measurement | None
 
 
 class BiLipschitzMonitor(OptionedCallback):
@@ -108,16 +86,12 @@ class BiLipschitzMonitor(OptionedCallback):
         self.max_neurons = None if max_neurons is None else require_positive_int("max_neurons", max_neurons, at_least=2)
         self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
         self.max_overhead = require_share("max_overhead", max_overhead)
-        self.history: list[BiLipschitzRecord] = []
-        self.broken_updates = 0
         self.active = False
-        self._announcer = Announcer(type(self).__name__)
-        self._budget = OverheadBudget(self.max_overhead)
-        self._writer = LogWriter(self._announcer)
-        self._neurons: FoundGroups = FoundGroups(groups, self._announcer)
+        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead)
+        self._announcer, self._budget = self._fit.announcer, self._fit.budget
+        self._neurons: FoundGroups = self._fit.neurons
+        self._measured = MeasuredUpdates(self._announcer)
         self._hooks = StepHooks(self._before_step, self._after_step)
-        self._processes = Processes()
-        self._admission = Admission(self._budget, self._processes)
         self._updates: list[int] = []
         self._forget_fit()
         self.skip_empty_hooks()
@@ -125,19 +99,27 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def _forget_fit(self) -> None:
         """Nothing of a fit is left: neither its model nor what is on its way."""
+        self._fit.forget()
+        self._measured.forget_fit()
         self._trainer: Any = None
-        self._model: Any = None
-        self._length: RunLength | None = None
         self._unseen: UnseenUpdates | None = None
         self._turns: dict[int, Turns] = {}
         self._measuring: tuple[int, dict[str, LearningRate]] | None = None
-        self._pending: list[_Pending] = []
-        self._current: dict[str, BiLipschitzRecord] = {}
+
+    @property
+    def history(self) -> list[BiLipschitzRecord]:
+        """What each measured update did to each group."""
+        return self._measured.history
+
+    @property
+    def broken_updates(self) -> int:
+        """Measured updates of the run with κ >= 1 in some group."""
+        return self._measured.broken
 
     @property
     def discovery_seconds(self) -> float:
         """Seconds that finding the groups took in this fit; they count as overhead."""
-        return self._budget.spent_on("discovery")
+        return self._fit.discovery_seconds
 
     @property
     def ready(self) -> bool:
@@ -146,56 +128,39 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
-        return {
-            "due": self._budget.due,
-            "made": self._budget.made,
-            "updates": list(self._updates),
-            "broken_updates": self.broken_updates,
-            "last": dict(self._writer.last),
-        }
+        counts = {"updates": list(self._updates), "broken_updates": self.broken_updates}
+        return self._fit.state() | counts
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
-        saved = SavedState(state_dict, self._announcer)
-        self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
+        saved = self._fit.load_state(state_dict)
         self._updates = saved.get("updates", lambda value: list(map(count, value)), [])
-        self.broken_updates = saved.get("broken_updates", count, 0)
-        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
+        self._measured.broken = saved.get("broken_updates", count, 0)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
-        self._neurons.forget()
+        self._fit.enter(trainer)
         self._forget_fit()
-        self._processes = Processes.of(trainer)
-        self._admission = Admission(self._budget, self._processes)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
-            self._budget.forget()
-            self._announcer.forget()
-            self._updates, self.broken_updates, self._writer.last = [], 0, {}
-        obstacle = hidden_updates(trainer.strategy) if self.active else None
-        if obstacle is not None:
-            self.active = False
-            if self._processes.lead:
-                self._announcer.warn_once(
-                    f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored."
-                )
+            self._fit.begin_anew()
+            self._updates, self._measured.broken = [], 0
+        self.active = self.active and self._fit.unhindered(hidden_updates(trainer.strategy))
         self.hear("on_train_batch_start", self.active)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
         self._budget.start()
         if self.active:
-            self._trainer, self._length = trainer, RunLength(trainer)
-            self._writer.publish_last(trainer)
+            self._trainer = trainer
+            self._fit.start(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the groups, once, and listen to the optimizers, also to those that have taken the place of others."""
         if not self._neurons.ready:
             self._find(trainer, pl_module, batch)
         elif not self._budget.waiting and self._neurons.changed(trainer.optimizers):
-            with self._budget.spending(pl_module.device, kind="discovery"):
-                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._fit.find_again(trainer, pl_module, batch)
             self._listen(trainer)
         elif self._neurons.found:
             if not self._hooks.attached_to(trainer.optimizers):
@@ -204,18 +169,13 @@ class BiLipschitzMonitor(OptionedCallback):
                 self._announcer.warn_once(_UNSEEN)
 
     def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        with self._budget.spending(pl_module.device, kind="discovery"):
-            self._neurons.find(trainer, pl_module, batch, self._processes)
-        if self._neurons.found:
-            self._model = measured_model(trainer, pl_module)
+        if self._fit.find(trainer, pl_module, batch):
             self._listen(trainer)
         elif not self._neurons.ready:
             return  # an empty batch
         else:
             self.hear("on_train_batch_start", False)
-        if self._processes.lead:
-            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
-                write_layout(trainer)
+        self._fit.write_layout(trainer)
 
     def _listen(self, trainer: Any) -> None:
         """Look at the updates of the Trainer's optimizers."""
@@ -223,7 +183,8 @@ class BiLipschitzMonitor(OptionedCallback):
         self._turns = {}
         if len(self._updates) != len(trainer.optimizers):
             self._updates = [0] * len(trainer.optimizers)
-        self._unseen = UnseenUpdates(p for group in self._neurons.found for p in group.parameters(self._model))
+        parameters = (p for group in self._neurons.found for p in group.parameters(self._fit.model))
+        self._unseen = UnseenUpdates(parameters)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -250,23 +211,23 @@ class BiLipschitzMonitor(OptionedCallback):
     def _begin(self, index: int, optimizer: Optimizer) -> None:
         """Keep the neurons whose turn it is, if the budget allows it."""
         guess = run_time = 0.0
-        if self.max_overhead is not None and self._processes.lead and not self._budget.knows(""):
+        if self.max_overhead is not None and self._fit.processes.lead and not self._budget.knows(""):
             if self._neurons.changed(self._trainer.optimizers):
                 return
             with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):
                 guess = self._turns_of(index, optimizer).expected_seconds()
-                run_time = self._length.seconds(self._budget.training) if self._length else 0.0
-        if not self._admission.admits("", guess, run_time) or self._neurons.changed(self._trainer.optimizers):
+                run_time = self._fit.run_seconds()
+        if not self._fit.admission.admits("", guess, run_time) or self._neurons.changed(self._trainer.optimizers):
             return  # what has changed within this batch is found again at the next
         self._measuring = index, {}
-        if self._processes.read:
-            with self._announcer.never_fatal(), self._budget.spending(self._model.device):
+        if self._fit.processes.read:
+            with self._announcer.never_fatal(), self._budget.spending(self._fit.model.device):
                 self._measuring = index, self._turns_of(index, optimizer).before()
 
     def _turns_of(self, index: int, optimizer: Optimizer) -> Turns:
         if index not in self._turns:
             limited = self.max_overhead is not None
-            everything = self._model, self._neurons.found, self.max_neurons, self._processes
+            everything = self._fit.model, self._neurons.found, self.max_neurons, self._fit.processes
             self._turns[index] = Turns(optimizer, *everything, limited)
         return self._turns[index]
 
@@ -279,15 +240,15 @@ class BiLipschitzMonitor(OptionedCallback):
         (_, rates), self._measuring = self._measuring, None
         measurement = None
         if rates:
-            with self._announcer.never_fatal(), self._budget.spending(self._model.device):
+            with self._announcer.never_fatal(), self._budget.spending(self._fit.model.device):
                 measurement = self._turns[index].after()
-        self._pending.append(_Pending(logger_step(self._trainer), rates, measurement))
+        self._measured.add(MeasuredUpdate(logger_step(self._trainer), rates, measurement))
         self.hear("on_train_batch_end", True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what has arrived of the updates measured so far."""
-        self._deliver(trainer, wait=self._processes.several or _needs_all(trainer))
-        self.hear("on_train_batch_end", bool(self._pending))
+        self._deliver(trainer, wait=self._fit.processes.several or _needs_all(trainer))
+        self.hear("on_train_batch_end", self._measured.pending)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the rest of the epoch, for those that look at it now."""
@@ -305,8 +266,8 @@ class BiLipschitzMonitor(OptionedCallback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep in the history what has arrived, and listen no more."""
         with self._announcer.never_fatal():
-            for _, pending in groupby(self._pending, key=lambda pending: pending.step):
-                self._records(list(pending))
+            for _, batch in self._measured.take(wait=True):
+                self._measured.remember(batch, self._neurons.found)
         self._release()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -320,51 +281,13 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def _deliver(self, trainer: Any, wait: bool = True) -> None:
         """Log measured updates, step by step, those whose figures have arrived, or all; every process enters."""
-        for step, pending in groupby(list(self._pending), key=lambda pending: pending.step):
-            batch = list(pending)
-            if not wait and not all(one.measurement is None or one.measurement.ready for one in batch):
-                return
-            del self._pending[: len(batch)]
+        for step, batch in self._measured.take(wait):
             with self._budget.spending():
                 metrics: dict[str, float] = {}
                 with self._announcer.never_fatal():
-                    metrics = self._records(batch)
-                self._writer.write(trainer, metrics, self._processes, step)
-
-    def _records(self, batch: Sequence[_Pending]) -> dict[str, float]:
-        """Remember what the updates of a batch did, and the figures to be logged of them."""
-        latest: dict[str, BiLipschitzRecord] = {}
-        for one in batch:
-            records = [] if one.measurement is None else self._of_one(one, one.measurement)
-            # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
-            if not any(record.criticality != 0 for record in records):
-                continue
-            self.broken_updates += any(record.criticality >= 1 for record in records)
-            remember(self.history, records)
-            for record in records:
-                known = latest.get(record.group)
-                if known is None or not record.criticality <= known.criticality:
-                    latest[record.group] = record
-        if not latest:
-            return {}
-        self._current |= latest
-        coverage = {BILIPSCHITZ.coverage: self._budget.coverage}
-        return update_metrics(latest, self._current.values(), self.broken_updates) | coverage
-
-    def _of_one(self, update: _Pending, measurement: Measurement) -> list[BiLipschitzRecord]:
-        order = {group.name: number for number, group in enumerate(self._neurons.found)}
-        records = []
-        for group, constants in measurement.constants():
-            if constants is None:
-                self._current.pop(group.name, None)
-                self._announcer.warn_once(
-                    f"Neurons of {group.name} are NaN or infinite at step {update.step}: the run has diverged there. "
-                    f"{type(self).__name__} goes on with the other groups.",
-                    kind=f"diverged {group.name}",
-                )
-            else:
-                records.append(record_of(update.step, group, float(update.rates[group.name]), constants))
-        return sorted(records, key=lambda record: order.get(record.group, 0))
+                    metrics = self._measured.remember(batch, self._neurons.found)
+                coverage = {BILIPSCHITZ.coverage: self._budget.coverage} if metrics else {}
+                self._fit.write(trainer, metrics | coverage, step)
 
 
 def _needs_all(trainer: Any) -> bool:

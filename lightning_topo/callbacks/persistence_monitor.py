@@ -9,19 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topo.callbacks._admission import Admission
-from lightning_topo.callbacks._announcer import Announcer
-from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._due import multiple_reached
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
-from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._log_writer import logger_step
+from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
-from lightning_topo.callbacks._processes import Processes, hidden_neurons
-from lightning_topo.callbacks._run_length import RunLength
+from lightning_topo.callbacks._processes import hidden_neurons
 from lightning_topo.callbacks._starts import Starts
-from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
-from lightning_topo.callbacks._tensorboard import has_tensorboard, write_layout
+from lightning_topo.callbacks._state import count_or_none
+from lightning_topo.callbacks._tensorboard import has_tensorboard
 from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord
 from lightning_topo.callbacks._topology_cost import expected_seconds
 from lightning_topo.callbacks._topology_figures import TopologyFigures
@@ -110,30 +107,26 @@ class PersistenceMonitor(OptionedCallback):
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
         self.history: list[PersistenceRecord] = []
         self.active = False
-        self._announcer = Announcer(type(self).__name__)
-        self._budget = OverheadBudget(self.max_overhead)
-        self._writer = LogWriter(self._announcer)
-        self._neurons: FoundGroups = FoundGroups(groups, self._announcer)
+        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead)
+        self._announcer, self._budget = self._fit.announcer, self._fit.budget
+        self._neurons: FoundGroups = self._fit.neurons
         self._figures = TopologyFigures(self._budget, scale, self._announcer.never_fatal)
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
-        self._processes = Processes()
-        self._admission = Admission(self._budget, self._processes)
         self._measured_at: int | None = None
         self._forget_fit()
         self.skip_empty_hooks()
 
     def _forget_fit(self) -> None:
         """Nothing of a fit's model is left."""
-        self._model: Any = None
-        self._length: RunLength | None = None
+        self._fit.forget()
         self._turns: list[NeuronGroup] = []
         self._kept: dict[str, tuple[int, Tensor]] = {}
 
     @property
     def discovery_seconds(self) -> float:
         """Seconds that finding the groups took in this fit; they count as overhead."""
-        return self._budget.spent_on("discovery")
+        return self._fit.discovery_seconds
 
     @property
     def ready(self) -> bool:
@@ -142,38 +135,26 @@ class PersistenceMonitor(OptionedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, the first snapshot of each group as tensors and numbers, and the figures that were logged last."""
-        counts = {"due": self._budget.due, "made": self._budget.made, "measured_at": self._measured_at}
-        return {**counts, "first": self._topology.starts.state(), "last": dict(self._writer.last)}
+        return self._fit.state() | {"measured_at": self._measured_at, "first": self._topology.starts.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the saved first snapshots."""
-        saved = SavedState(state_dict, self._announcer)
-        self._budget.due, self._budget.made = saved.get("due", count, 0), saved.get("made", count, 0)
+        saved = self._fit.load_state(state_dict)
         self._measured_at = saved.get("measured_at", count_or_none, None)
-        self._writer.last = saved.get("last", figures, {}, since="0.2.0")
         self._topology.starts.forget()
         saved.get("first", self._topology.starts.load, None)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
-        self._neurons.forget()
+        self._fit.enter(trainer)
         self._forget_fit()
         self._topology.forget_last()
-        self._processes = Processes.of(trainer)
-        self._admission = Admission(self._budget, self._processes)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
-            self._budget.forget()
-            self._announcer.forget()
+            self._fit.begin_anew()
             self._topology.starts.forget()
-            self._measured_at, self._writer.last = None, {}
-        obstacle = hidden_neurons(trainer.strategy) if self.active else None
-        if obstacle is not None:
-            self.active = False
-            if self._processes.lead:
-                self._announcer.warn_once(
-                    f"{type(self).__name__} does not measure {obstacle}. Training goes on unmonitored."
-                )
+            self._measured_at = None
+        self.active = self.active and self._fit.unhindered(hidden_neurons(trainer.strategy))
         self.hear("on_train_batch_start", self.active)
         self.hear("on_train_batch_end", self.active)
 
@@ -181,31 +162,27 @@ class PersistenceMonitor(OptionedCallback):
         """Begin to count training time."""
         self._budget.start()
         if self.active:
-            self._length = RunLength(trainer)
-            self._writer.publish_last(trainer)
+            self._fit.start(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the groups, and take the first snapshots, unless a checkpoint brought them."""
-        with self._budget.spending(pl_module.device, kind="discovery"):
-            found = self._neurons.find(trainer, pl_module, batch, self._processes)
+        found = self._fit.find(trainer, pl_module, batch)
         if not self._neurons.ready:
             return  # an empty batch
         self.hear("on_train_batch_start", False)
         if found:
             self._begin(trainer, pl_module, found)
-        if self._processes.lead:
-            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
-                write_layout(trainer)
+        self._fit.write_layout(trainer)
 
     def _begin(self, trainer: Any, pl_module: Any, found: Sequence[NeuronGroup]) -> None:
-        self._model, self._turns = measured_model(trainer, pl_module), list(found)
+        self._turns = list(found)
         with self._announcer.never_fatal():
-            sizes = {group.name: (self._pool_size(group), group.dimension(self._model)) for group in found}
+            sizes = {group.name: (self._pool_size(group), group.dimension(self._fit.model)) for group in found}
             self._topology.starts.drop_unfit(sizes)
-        missing = self._processes.agreed([group.name for group in found if group.name not in self._topology.starts])
+        missing = self._fit.processes.agreed([group.name for group in found if group.name not in self._topology.starts])
         if not missing:
             return
-        if self.max_overhead is None or self._processes.several:
+        if self.max_overhead is None or self._fit.processes.several:
             self._measure(trainer, pl_module)
         else:
             with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
@@ -215,9 +192,9 @@ class PersistenceMonitor(OptionedCallback):
         """Keep the neurons of the start, to be measured when there is time for it."""
         total = 0
         for group in groups:
-            total += group.n_units(self._model) * group.dimension(self._model)
+            total += group.n_units(self._fit.model) * group.dimension(self._fit.model)
             if total <= _MOST_KEPT:
-                self._kept[group.name] = step, group.points(self._model)
+                self._kept[group.name] = step, group.points(self._fit.model)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure when a due number of optimizer steps is reached, and what is left of the start."""
@@ -225,14 +202,13 @@ class PersistenceMonitor(OptionedCallback):
             if multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
                 self._find_again(trainer, pl_module, batch)
                 self._measure(trainer, pl_module)
-            elif self._kept and self._length is not None and self._length.doubled():
+            elif self._kept and self._fit.length is not None and self._fit.length.doubled():
                 self._measure_starts(trainer)
 
     def _find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
         if self._neurons.changed(trainer.optimizers):
-            with self._budget.spending(pl_module.device, kind="discovery"):
-                self._neurons.find_again(trainer, pl_module, batch, self._processes)
+            self._fit.find_again(trainer, pl_module, batch)
             names = [group.name for group in self._neurons.found]
             self._turns = list(self._neurons.found)
             self._kept = {name: kept for name, kept in self._kept.items() if name in names}
@@ -243,7 +219,7 @@ class PersistenceMonitor(OptionedCallback):
             self._find_again(trainer, pl_module, None)
             self._measure(trainer, pl_module)
             self._figures.draw_last(trainer)
-            if self._processes.lead and self._budget.left_all_out:
+            if self._fit.processes.lead and self._budget.left_all_out:
                 self._announcer.warn_once(
                     "PersistenceMonitor measured nothing in this fit: a measurement takes longer than "
                     f"max_overhead={self.max_overhead:g} leaves in a fit of this length. Pass a larger max_overhead, "
@@ -268,17 +244,17 @@ class PersistenceMonitor(OptionedCallback):
 
     def _pool_size(self, group: NeuronGroup) -> int:
         pool = self._pool(group)
-        return group.n_units(self._model) if pool is None else len(pool)
+        return group.n_units(self._fit.model) if pool is None else len(pool)
 
     def _pool(self, group: NeuronGroup) -> Tensor | None:
         """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
-        n = group.n_units(self._model)
-        if not self._processes.sharded or n <= self.betti_max_neurons:
+        n = group.n_units(self._fit.model)
+        if not self._fit.processes.sharded or n <= self.betti_max_neurons:
             return None
         return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
 
     def _admits(self, group: NeuronGroup) -> bool:
-        return self._admission.admits(group.name, *self._prospect(group))
+        return self._fit.admission.admits(group.name, *self._prospect(group))
 
     def _affords(self, group: NeuronGroup) -> bool:
         return self._budget.affords(group.name, *self._prospect(group))
@@ -286,11 +262,11 @@ class PersistenceMonitor(OptionedCallback):
     def _prospect(self, group: NeuronGroup) -> tuple[float, float]:
         """What the group's first measurement will cost, and the training time of the run, both in seconds."""
         guess = run_time = 0.0
-        if self.max_overhead is not None and self._processes.lead and not self._budget.knows(group.name):
+        if self.max_overhead is not None and self._fit.processes.lead and not self._budget.knows(group.name):
             with self._announcer.never_fatal():
-                n, dimension = self._pool_size(group), group.dimension(self._model)
+                n, dimension = self._pool_size(group), group.dimension(self._fit.model)
                 guess = expected_seconds(n, dimension, self.betti_max_neurons)
-                run_time = self._length.seconds(self._budget.training) if self._length else 0.0
+                run_time = self._fit.run_seconds()
         return guess, run_time
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
@@ -299,15 +275,15 @@ class PersistenceMonitor(OptionedCallback):
             return  # gradient accumulation, or the end right after a due step
         self._measure_starts(trainer)
         metrics: dict[str, float] = {}
-        self._model, admitted = measured_model(trainer, pl_module), False
+        self._fit.model, admitted = measured_model(trainer, pl_module), False
         for group in list(self._turns):
             if group.name not in self._kept and self._admits(group):
                 admitted = True
                 self._turns.append(self._turns.pop(self._turns.index(group)))
                 with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
-                    if self._processes.read:
-                        points = group.points(self._model, self._pool(group))
-                        if self._processes.lead:
+                    if self._fit.processes.read:
+                        points = group.points(self._fit.model, self._pool(group))
+                        if self._fit.processes.lead:
                             metrics |= self._measure_group(group, trainer, points, logger_step(trainer))
         self._measured_at = trainer.global_step
         if admitted:
@@ -327,7 +303,7 @@ class PersistenceMonitor(OptionedCallback):
     def _write(self, trainer: Any, metrics: dict[str, float], step: int) -> None:
         with self._budget.spending():
             coverage = {TOPOLOGY.coverage: self._budget.coverage} if metrics else {}
-            self._writer.write(trainer, metrics | coverage, self._processes, step)
+            self._fit.write(trainer, metrics | coverage, step)
 
     def _measure_group(self, group: NeuronGroup, trainer: Any, points: Tensor, step: int) -> dict[str, float]:
         if not bool(points.isfinite().all()):

@@ -12,13 +12,14 @@ from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._cadence import Cadence
 from lightning_topo.callbacks._control_record import ControlRecord, control_metrics
+from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
-from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._options import require_positive_int, require_share
 from lightning_topo.callbacks._processes import Processes, hidden_updates
+from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, figures
-from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks.log_keys import CONTROL
 from lightning_topo.control import (
     SHARE,
@@ -29,11 +30,9 @@ from lightning_topo.control import (
     require_controllable,
     schedule_shape,
 )
-from lightning_topo.sharding import measured_model
-from lightning_topo.updates import StepHooks, UnseenUpdates
 
 
-class TopologicalRateControl(OptionedCallback):
+class TopologicalRateControl(ReleasingCallback):
     r"""Sets the learning rate of each update to a share of the critical one, with nothing to tune.
 
     $$\eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)$$
@@ -109,8 +108,9 @@ class TopologicalRateControl(OptionedCallback):
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
-        self._neurons: FoundGroups = FoundGroups(groups, self._announcer, required=True)
-        self._hooks = StepHooks(self._before_step, self._after_step, sets_rates=True)
+        steps = self._before_step, self._after_step
+        self._followed = FollowedUpdates(self, groups, self._announcer, *steps, sets_rates=True)
+        self._neurons: FoundGroups = self._followed.groups
         self._processes = Processes()
         self._saved: dict[int, dict[str, Any]] = {}
         self._forget_fit()
@@ -118,9 +118,6 @@ class TopologicalRateControl(OptionedCallback):
 
     def _forget_fit(self) -> None:
         """Nothing of a fit's model is left."""
-        self._trainer: Any = None
-        self._model: Any = None
-        self._unseen: UnseenUpdates | None = None
         self._controllers: dict[int, RateController | None] = {}
         self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
 
@@ -152,7 +149,7 @@ class TopologicalRateControl(OptionedCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot be controlled; forget an earlier fit."""
-        self._neurons.forget()
+        self._followed.forget()
         self._forget_fit()
         self._processes = Processes.of(trainer)
         self._cadence = Cadence(self.max_overhead, self.every_n_train_steps, self._processes)
@@ -176,46 +173,30 @@ class TopologicalRateControl(OptionedCallback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the optimizers, where they are made late."""
         if self.active:
-            self._trainer = trainer
-            if not self._hooks.attached_to(trainer.optimizers):
-                self._listen(trainer)
+            self._listen(trainer)
             self._writer.publish_last(trainer)
 
     def _listen(self, trainer: Any) -> None:
         if self.active:
             for optimizer in trainer.optimizers:
                 require_controllable(optimizer)
-            self._hooks.attach(trainer.optimizers)
+            self._followed.listen(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the groups, once; see to it that no update goes unseen."""
         if not self.active:
             return
-        if not self._neurons.ready:
-            self._find(trainer, pl_module, batch)
-        elif self._neurons.changed(trainer.optimizers):
-            self._neurons.find_again(trainer, pl_module, batch, self._processes)
+        if self._followed.follow(trainer, pl_module, batch, self._processes):
             self._start_anew(trainer)
-        elif not self._hooks.attached_to(trainer.optimizers):
-            self._start_anew(trainer)
-        if self._unseen is not None and self._unseen.noticed():
+        if self._followed.go_unseen():
             self._announcer.warn_once(_UNSEEN)
 
     def _start_anew(self, trainer: Any) -> None:
         """Go on with what is known of the rates, with other optimizers or other parameters."""
-        self._listen(trainer)
-        self._saved = {index: controller.state_dict() for index, controller in self._controlled()}
+        for optimizer in trainer.optimizers:
+            require_controllable(optimizer)
+        self._keep_states()
         self._controllers = {}
-        groups = self._neurons.found
-        self._unseen = UnseenUpdates(p for group in groups for p in group.parameters(self._model))
-
-    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        found = self._neurons.find(trainer, pl_module, batch, self._processes)
-        self._model = measured_model(trainer, pl_module)
-        self._unseen = UnseenUpdates(p for group in found for p in group.parameters(self._model))
-        if self._processes.lead:
-            with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
-                write_layout(trainer)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -227,8 +208,6 @@ class TopologicalRateControl(OptionedCallback):
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Set the rates."""
-        if self._trainer is None or not any(callback is self for callback in self._trainer.callbacks):
-            return  # a search within the run has set its callbacks aside: the update is not the run's
         if index not in self._controllers:
             self._controllers[index] = self._controller(index, optimizer)
         controller = self._controllers[index]
@@ -238,22 +217,20 @@ class TopologicalRateControl(OptionedCallback):
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
         """Put the rates back, and measure."""
-        if self._unseen is not None:
-            self._unseen.seen = True
         controller = self._controllers.get(index)
-        if controller is not None:
-            controller.after()
-            if controller.diverged:
-                self._announcer.warn_once(
-                    f"Neurons are NaN or infinite at step {logger_step(self._trainer)}: the run has diverged, and "
-                    f"{type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so.",
-                    kind="diverged",
-                )
+        if controller is None:
+            return
+        controller.after()
+        if controller.diverged:
+            self._announcer.warn_once(
+                f"Neurons are NaN or infinite at step {logger_step(self._followed.trainer)}: the run has diverged, "
+                f"and {type(self).__name__} keeps the rate that it had. Check the loss for what makes its gradient so.",
+                kind="diverged",
+            )
 
     def _controller(self, index: int, optimizer: Optimizer) -> RateController | None:
-        trainer = self._trainer
-        moved = {id(p) for group in self._neurons.found for p in group.parameters(self._model)}
-        if not any(id(p) in moved for settings in optimizer.param_groups for p in settings["params"]):
+        trainer = self._followed.trainer
+        if not self._followed.moves_neurons(index, optimizer):
             self._announcer.warn_once(
                 f"Optimizer {index} ({type(optimizer).__name__}) moves no neuron group: there is nothing to follow, "
                 "and its rates stay as they are."
@@ -263,7 +240,7 @@ class TopologicalRateControl(OptionedCallback):
         updates = _total_updates(trainer)
         controller = RateController(
             optimizer,
-            self._model,
+            self._followed.model,
             self._neurons.found,
             RateRule.of_run(self.share, self.half_life, updates),
             self._shape(optimizer, schedulers, updates),
@@ -283,12 +260,12 @@ class TopologicalRateControl(OptionedCallback):
         """The largest of all processes' values, so that all train at the same rate."""
         if not self._processes.several:
             return value
-        strategy = self._trainer.strategy
+        strategy = self._followed.trainer.strategy
         return float(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
 
     def _shape(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> Shape | None:
         """The schedule's shape by the batches that have stepped, None for what the run's own schedulers do."""
-        trainer, name = self._trainer, str(self.schedule)
+        trainer, name = self._followed.trainer, str(self.schedule)
         if name == "auto":
             by_hand = any(
                 "initial_lr" in group for group in optimizer.param_groups
@@ -327,22 +304,18 @@ class TopologicalRateControl(OptionedCallback):
                     f"{type(self).__name__}{which}: {controller.updates:,} updates at learning rates from {low:.3g} to "
                     f"{high:.3g}, measured every {controller.every}.",
                 )
-        self._release()
+        self.release()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Put the rates back, and listen no more."""
-        self._release()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Listen no more."""
-        self._release()
-
-    def _release(self) -> None:
-        self._saved = {index: controller.state_dict() for index, controller in self._controlled()} or self._saved
+    def release(self) -> None:
+        """Put the rates back, listen no more, and keep nothing of the fit but what the next rates depend on."""
+        self._keep_states()
         for _, controller in self._controlled():
             controller.put_back()
-        self._hooks.release()
+        self._followed.release()
         self._forget_fit()
+
+    def _keep_states(self) -> None:
+        self._saved = {index: controller.state_dict() for index, controller in self._controlled()} or self._saved
 
 
 _UNSEEN = (

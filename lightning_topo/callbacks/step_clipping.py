@@ -11,17 +11,16 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
-from lightning_topo.callbacks._options import OptionedCallback
 from lightning_topo.callbacks._processes import Processes
+from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, count, figures
-from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks.log_keys import CLIPPING
 from lightning_topo.clipping import FiniteGuard, GroupUpdate, StepClipper, require_criticality
-from lightning_topo.sharding import measured_model, require_whole_updates
-from lightning_topo.updates import StepHooks, UnseenUpdates
+from lightning_topo.sharding import require_whole_updates
 
 # Where most of so many updates in a row were scaled back, the bound sets the pace.
 _RECENT = 100
@@ -58,7 +57,7 @@ class ClippingRecord:
     scale: float
 
 
-class TopologicalStepClipping(OptionedCallback):
+class TopologicalStepClipping(ReleasingCallback):
     r"""Scales back every update that would come near merging neurons, as gradient clipping bounds a norm.
 
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
@@ -116,20 +115,17 @@ class TopologicalStepClipping(OptionedCallback):
         self.active = False
         self._announcer = Announcer(type(self).__name__)
         self._writer = LogWriter(self._announcer)
-        self._neurons: FoundGroups = FoundGroups(groups, self._announcer, required=True)
-        self._hooks = StepHooks(self._before_step, self._after_step)
+        steps = self._before_step, self._after_step
+        self._followed = FollowedUpdates(self, groups, self._announcer, *steps, every_batch=True)
+        self._neurons: FoundGroups = self._followed.groups
         self._processes = Processes()
         self._forget_fit()
         self.skip_empty_hooks()
 
     def _forget_fit(self) -> None:
         """Nothing of a fit's model is left."""
-        self._trainer: Any = None
-        self._model: Any = None
-        self._unseen: UnseenUpdates | None = None
         self._clippers: dict[int, StepClipper] = {}
         self._guards: dict[int, FiniteGuard] = {}
-        self._of_neurons: set[int] = set()
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
         self._recent: deque[bool] = deque(maxlen=_RECENT)
@@ -152,7 +148,7 @@ class TopologicalStepClipping(OptionedCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which no process sees whole neurons, or no updates; forget an earlier fit."""
-        self._neurons.forget()
+        self._followed.forget()
         self._forget_fit()
         self._processes = Processes.of(trainer)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
@@ -165,38 +161,19 @@ class TopologicalStepClipping(OptionedCallback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the optimizers: before the monitors, so that these see the updates as they were made."""
         if self.active:
-            self._trainer = trainer
-            self._hooks.attach(trainer.optimizers)
+            self._followed.listen(trainer)
             self._writer.publish_last(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the groups, once; see to it that no update goes unseen."""
         if not self.active:
             return
-        if not self._neurons.ready:
-            self._neurons.find(trainer, pl_module, batch, self._processes)
-            self._watch(trainer, pl_module)
-            if self._processes.lead:
-                with self._announcer.never_fatal("write the layout of TensorBoard's charts"):
-                    write_layout(trainer)
-        elif self._neurons.changed(trainer.optimizers):
-            self._neurons.find_again(trainer, pl_module, batch, self._processes)
-            self._watch(trainer, pl_module)
-        if not self._hooks.attached_to(trainer.optimizers):
-            self._hooks.attach(trainer.optimizers)
+        if self._followed.follow(trainer, pl_module, batch, self._processes):
             self._clippers, self._guards = {}, {}
-        if self._unseen is not None and self._unseen.noticed():
+        if self._followed.go_unseen():
             raise RuntimeError(_UNSEEN)
         every = trainer.log_every_n_steps
         self._logs_now = every > 0 and (logger_step(trainer) + 1) % every == 0
-
-    def _watch(self, trainer: Any, pl_module: Any) -> None:
-        """Keep the updates of the groups that were found within the bound from here on."""
-        self._model = measured_model(trainer, pl_module)
-        self._clippers, self._guards = {}, {}
-        parameters = [p for group in self._neurons.found for p in group.parameters(self._model)]
-        self._of_neurons = {id(parameter) for parameter in parameters}
-        self._unseen = UnseenUpdates(parameters, every_batch=True)
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
@@ -212,31 +189,18 @@ class TopologicalStepClipping(OptionedCallback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Listen no more."""
-        self._release()
+        self.release()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Listen no more."""
-        self._release()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Listen no more."""
-        self._release()
-
-    def _release(self) -> None:
-        self._hooks.release()
+    def release(self) -> None:
+        """Listen no more; keep nothing of the fit."""
+        self._followed.release()
         self._forget_fit()
-
-    def _listening(self) -> bool:
-        """Whether the run's own updates are being made: a search within it sets its callbacks aside."""
-        return bool(self._neurons.found) and self in self._trainer.callbacks
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
-        if not self._listening():
-            return
-        if index not in self._clippers and self._moves_neurons(optimizer):
+        if index not in self._clippers and self._followed.moves_neurons(index, optimizer):
             self._clippers[index] = StepClipper(
-                optimizer, self._model, self._neurons.found, self.max_criticality, self._processes.agreed
+                optimizer, self._followed.model, self._neurons.found, self.max_criticality, self._processes.agreed
             )
         if index in self._clippers:
             self._clippers[index].before()
@@ -245,10 +209,6 @@ class TopologicalStepClipping(OptionedCallback):
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
         """Scale the update back where it is too large."""
-        if self._unseen is not None:
-            self._unseen.seen = True
-        if not self._listening():
-            return
         if index not in self._clippers:
             self._guard(index)
             return
@@ -256,7 +216,7 @@ class TopologicalStepClipping(OptionedCallback):
         clipped = clipper.after(exact=self._logs_now)
         self.clipped_updates += clipped
         self.updates += 1
-        step = logger_step(self._trainer)
+        step = logger_step(self._followed.trainer)
         self._warn_of(clipper, step)
         self._recent.append(clipped)
         if len(self._recent) == _RECENT and 2 * sum(self._recent) > _RECENT:
@@ -270,10 +230,7 @@ class TopologicalStepClipping(OptionedCallback):
         if index in self._guards:
             self._guards[index].after()
             if self._guards[index].undone:
-                self._warn_undone(logger_step(self._trainer))
-
-    def _moves_neurons(self, optimizer: Optimizer) -> bool:
-        return any(id(p) in self._of_neurons for settings in optimizer.param_groups for p in settings["params"])
+                self._warn_undone(logger_step(self._followed.trainer))
 
     def _warn_of(self, clipper: StepClipper, step: int) -> None:
         if clipper.diverged:

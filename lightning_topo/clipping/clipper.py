@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.neurons import NeuronGroup
-from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement
+from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
 from lightning_topo.updates.optimizer_state import OptimizerMemory
 
 # A clipped update aims this far below the bound, for rounding moves κ a little.
@@ -96,8 +96,8 @@ class StepClipper:
 
     def _resolve(self) -> None:
         """Find where the groups lie, and make room for what the optimizer holds now."""
-        self._moved_groups = MovedGroups(self.optimizer, {g.name: g.parameters(self._model) for g in self._groups})
-        watched = [group for group in self._groups if group in self._moved_groups]
+        self._moved_groups = MovedGroups(self.optimizer, self._model, self._groups)
+        watched = self._moved_groups.groups
         if not watched:
             names = ", ".join(group.name for group in self._groups) or "none"
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
@@ -107,8 +107,8 @@ class StepClipper:
         self._sets = _connected(members)
         self._set_of = {key: which for which, keys in zip(self._sets, members, strict=True) for key in keys}
         # Those of another optimizer do not move meanwhile.
-        held = [p for settings in self.optimizer.param_groups for p in settings["params"]]
-        self._parameters = [*self._placement.parameters, *(p for p in held if id(p) not in self._set_of)]
+        held = [p for p in held_parameters(self.optimizer) if id(p) not in self._set_of]
+        self._parameters: list[Tensor] = [*self._placement.parameters, *held]
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]

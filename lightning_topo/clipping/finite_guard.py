@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_topo.updates import ParametersBefore
+from lightning_topo.updates import ParametersBefore, held_parameters
 from lightning_topo.updates.optimizer_state import OptimizerMemory
 
 
@@ -34,7 +34,7 @@ class FiniteGuard:
 
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
-        held = [p for settings in self._optimizer.param_groups for p in settings["params"]]
+        held = held_parameters(self._optimizer)
         kept = self._kept.parameters
         if len(held) != len(kept) or any(
             a is not b or a.shape != c.shape or a.dtype != c.dtype or a.device != c.device

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.neurons import NeuronGroup
-from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement
+from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
 
 
 class TrialMeter:
@@ -26,11 +26,10 @@ class TrialMeter:
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module, groups: Sequence[NeuronGroup]) -> None:
-        moved = MovedGroups(optimizer, {group.name: group.parameters(model) for group in groups})
-        placement = Placement(model, [group for group in groups if group in moved])
+        placement = Placement(model, MovedGroups(optimizer, model, groups).groups)
         self._names = [group.name for alike in placement.alike for group in alike.groups]
         own = {id(parameter) for parameter in placement.parameters}
-        held = [p for settings in optimizer.param_groups for p in settings["params"] if id(p) not in own]
+        held = [p for p in held_parameters(optimizer) if id(p) not in own]
         self._parameters: list[Tensor] = [*placement.parameters, *held]
         self._before = ParametersBefore(self._parameters)
         self._moved = [

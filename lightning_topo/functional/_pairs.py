@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lightning_topo.functional.double_precision import has_double
+
 # A displacement difference counts as resolved when it is this many times the rounding error of the pair.
 _RESOLUTION = 4.0
 # Up to this many coordinates direct differences beat a matrix product, and are exact.
@@ -22,18 +24,12 @@ _DEVICE_BLOCK_ELEMENTS = 2**22
 _GATHER_ELEMENTS = 2**22
 
 
-def in_double(points: Tensor) -> Tensor:
-    """The points in float64, on the CPU where the device (MPS) has no float64."""
-    points = points.detach()
-    return (points.cpu() if points.device.type == "mps" else points).double()
-
-
 def for_products(points: Tensor) -> Tensor:
     """The points in the numbers whose matrix products are fast and rounded like single precision at the worst.
 
     The product is to be taken in place (``addmm_``): autocast would round the others.
     """
-    if points.device.type == "mps":
+    if not has_double(points.device):
         return points.float()
     return points if points.dtype == torch.float32 and single_precision_is_kept() else points.double()
 

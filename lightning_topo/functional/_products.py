@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional._pairs import single_precision_is_kept
+from lightning_topo.functional.double_precision import has_double
 
 # A dot product of D terms is right to sqrt(D) times the rounding of one of them, and this far above. Measured on the
 # CPU for D from 10 to 100,000: at most 0.8 in clouds on a line, whose partial sums round alike, and 0.1 in others.
@@ -58,7 +59,7 @@ class UpdateClouds:
 
 def product_dtype(*clouds: Tensor) -> torch.dtype:
     """Numbers whose products are fast, and rounded like single precision at the worst."""
-    if clouds[0].device.type == "mps":
+    if not has_double(clouds[0].device):
         return torch.float32
     if any(cloud.dtype == torch.float64 for cloud in clouds):
         return torch.float64

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional._products import product_dtype
+from lightning_topo.functional.double_precision import has_double
 from lightning_topo.functional.exact_constants import BiLipschitz, exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, update_constants
 
@@ -58,7 +59,7 @@ def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiL
     """
     _validate(before, after)
     eps = torch.finfo(after.dtype).eps if eps is None else eps
-    if product_dtype(before, after) == torch.float32 and before.device.type != "mps" and _is_large(before):
+    if product_dtype(before, after) == torch.float32 and has_double(before.device) and _is_large(before):
         ((constants, _, certain),) = UpdateConstants.unpack(
             update_constants(before[None], after[None], eps).packed().tolist()
         )

@@ -10,12 +10,12 @@ from torch import Tensor
 from lightning_topo.functional._pairs import (
     for_products,
     from_mean,
-    in_double,
     not_lost,
     pair_blocks,
     resolution,
     resolved,
 )
+from lightning_topo.functional.double_precision import in_double
 
 # Clouds of up to this many n² D are compared as they are: the screening saves nothing there.
 _SMALL = 2**24

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_topo.functional.double_precision import in_double
+
 # Distances are right to this share of the cloud's diameter: lengths that differ by less count as equal.
 ROUNDING = 1e-12
 # Squares of larger coordinates may overflow.
@@ -26,7 +28,7 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
         caller: Name of the public function, for the error.
 
     Returns:
-        The same points in float64, on the same device (on the CPU for MPS, which has no float64).
+        The same points in float64, on the same device (on the CPU where that has no float64).
 
     Raises:
         TypeError: When it is no tensor.
@@ -45,8 +47,7 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
         )
     if not points.is_floating_point():
         raise ValueError(f"{caller} expects floating-point points, but got {points.dtype}: convert them with .float().")
-    points = points.detach()
-    points = (points.cpu() if points.device.type == "mps" else points).double()
+    points = in_double(points)
     if not bool(points.abs().amax() <= _LARGEST):
         raise ValueError(
             f"{caller} expects finite points, but some are NaN, infinite or above {_LARGEST:g}: leave those out first."

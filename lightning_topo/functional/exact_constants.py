@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._pairs import in_double, pair_blocks, resolution, resolved
+from lightning_topo.functional._pairs import pair_blocks, resolution, resolved
+from lightning_topo.functional.double_precision import in_double
 
 
 @dataclass(frozen=True)

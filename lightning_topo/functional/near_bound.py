@@ -8,7 +8,6 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from lightning_topo.functional._pairs import in_double
 from lightning_topo.functional._products import (
     power_of_two,
     product_dtype,
@@ -18,6 +17,7 @@ from lightning_topo.functional._products import (
     subtract_products,
 )
 from lightning_topo.functional.criticality import pair_criticality
+from lightning_topo.functional.double_precision import in_double
 from lightning_topo.functional.exact_constants import exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, update_criticality
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_topo.functional._candidates import Candidates, candidates
 from lightning_topo.functional._pairs import relative_resolution
 from lightning_topo.functional._products import UpdateClouds, update_clouds
+from lightning_topo.functional.double_precision import has_double
 from lightning_topo.functional.exact_constants import BiLipschitz
 from lightning_topo.functional.most_changed import most_changed
 
@@ -217,7 +218,7 @@ def _is_certain(row: Sequence[Any]) -> Any:
 
 
 def _exact_dtype(points: Tensor) -> torch.dtype:
-    return torch.float32 if points.device.type == "mps" else torch.float64
+    return torch.float64 if has_double(points.device) else torch.float32
 
 
 def _unpacked(row: Sequence[float]) -> tuple[BiLipschitz, bool, bool]:

@@ -3,7 +3,7 @@
 from lightning_topo.updates.bound_watch import BoundWatch
 from lightning_topo.updates.cost import expected_seconds
 from lightning_topo.updates.measurement import Arrival, Measurement
-from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
+from lightning_topo.updates.moved_groups import LearningRate, MovedGroups, held_parameters
 from lightning_topo.updates.parameter_places import ParameterPlaces
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
@@ -26,6 +26,7 @@ __all__ = [
     "UnseenUpdates",
     "UpdateMeter",
     "expected_seconds",
+    "held_parameters",
     "is_step_hook",
     "rates_are_controlled",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,28 +26,30 @@ class LearningRate:
         return max(map(float, self._rates), default=math.nan)
 
 
+def held_parameters(optimizer: Any) -> list[nn.Parameter]:
+    """The parameters that an optimizer, or what has parameter groups like one, holds now."""
+    return [parameter for settings in optimizer.param_groups for parameter in settings["params"]]
+
+
 class MovedGroups:
     """The neuron groups of which an optimizer holds a parameter; it may be given more of them during training.
 
     Args:
         optimizer: The optimizer.
-        parameters_of: The parameters that hold each group's coordinates, by the group's name.
+        model: The module that holds the groups' parameters.
+        groups: The groups.
+
+    Attributes:
+        groups: Those of which the optimizer holds a parameter.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters_of: Mapping[str, Sequence[nn.Parameter]]) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module, groups: Sequence[NeuronGroup]) -> None:
         self._optimizer = optimizer
-        settings = optimizer.param_groups
         self._held = self._now()
-        held = {id(p): i for i, setting in enumerate(settings) for p in setting["params"]}
-        numbers = {
-            name: sorted({held[id(p)] for p in parameters if id(p) in held})
-            for name, parameters in parameters_of.items()
-        }
+        held = {id(p): i for i, setting in enumerate(optimizer.param_groups) for p in setting["params"]}
+        numbers = {g.name: sorted({held[id(p)] for p in g.parameters(model) if id(p) in held}) for g in groups}
         self._settings_of = {name: found for name, found in numbers.items() if found}
-
-    def __contains__(self, group: NeuronGroup) -> bool:
-        """Whether the optimizer holds a parameter of the group."""
-        return group.name in self._settings_of
+        self.groups = tuple(group for group in groups if group.name in self._settings_of)
 
     @property
     def changed(self) -> bool:

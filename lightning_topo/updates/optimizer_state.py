@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_topo._user_warning import warn_user
+from lightning_topo.functional.double_precision import in_double
+from lightning_topo.updates.moved_groups import held_parameters
 
 
 class Meaning(Enum):
@@ -73,20 +75,16 @@ def states(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any], Any]]:
     An inner optimizer may step copies of the parameters, as in another precision: they stand for the parameters in the
     same place, where number and shapes are the same.
     """
-    outer = _parameters(optimizer)
+    outer = held_parameters(optimizer)
     seen: set[int] = set()
     for one in optimizers_within(optimizer):
-        inner = _parameters(one)
+        inner = held_parameters(one)
         alike = len(inner) == len(outer) and all(a.shape == b.shape for a, b in zip(inner, outer, strict=True))
         own = {id(a): b for a, b in zip(inner, outer, strict=True)} if alike else {}
         for parameter, state in one.state.items():
             if isinstance(parameter, Tensor) and isinstance(state, dict) and id(state) not in seen:
                 seen.add(id(state))
                 yield own.get(id(parameter), parameter), state, one
-
-
-def _parameters(optimizer: Any) -> list[Tensor]:
-    return [parameter for settings in optimizer.param_groups for parameter in settings["params"]]
 
 
 class OptimizerMemory:
@@ -173,6 +171,6 @@ def _guessed(pairs: list[tuple[Tensor, Tensor]]) -> Meaning | None:
         return None
     if not any(bool((value < 0).any()) for value, _ in pairs):
         return Meaning.SCALES
-    length = sum(float(parameter.double().square().sum()) for _, parameter in pairs)
-    away = sum(float((value.double() - parameter.double()).square().sum()) for value, parameter in pairs)
+    length = sum(float(in_double(parameter).square().sum()) for _, parameter in pairs)
+    away = sum(float((in_double(value) - in_double(parameter)).square().sum()) for value, parameter in pairs)
     return Meaning.WEIGHTS if away <= _NEAR**2 * length else Meaning.PUSHES

@@ -68,8 +68,8 @@ class UpdateMeter:
 
     def _resolve(self) -> None:
         """Find where everything lies."""
-        self._moved = MovedGroups(self._optimizer, {g.name: g.parameters(self._model) for g in self._groups})
-        moved = [group for group in self._groups if group in self._moved]
+        self._moved = MovedGroups(self._optimizer, self._model, self._groups)
+        moved = self._moved.groups
         drawn = [group for group in moved if self._is_drawn(group)]
         self._placement = Placement(self._model, [group for group in moved if group not in drawn])
         self.sets: list[MeasuredSet] = [

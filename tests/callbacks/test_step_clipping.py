@@ -286,11 +286,9 @@ def test_a_step_that_the_gradient_scaler_skips(classifier):
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     clipping = lt.TopologicalStepClipping(BOUND, groups=BY_HAND)
-    clipping._neurons.found, clipping._model = tuple(BY_HAND), module
-    clipping._of_neurons = {id(parameter) for group in BY_HAND for parameter in group.parameters(module)}
+    clipping._neurons.found, clipping._followed.model = tuple(BY_HAND), module
     batches = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
-    clipping._trainer = SimpleNamespace(callbacks=[clipping], fit_loop=batches)
-    clipping._hooks.attach([optimizer])
+    clipping._followed.listen(SimpleNamespace(callbacks=[clipping], fit_loop=batches, optimizers=[optimizer]))
     for poison in (False, True, False):
         before = module.net[0].weight.detach().clone()
         optimizer.zero_grad()
@@ -301,7 +299,7 @@ def test_a_step_that_the_gradient_scaler_skips(classifier):
         scaler.update()
         assert torch.equal(before, module.net[0].weight) == poison
     assert (clipping.updates, clipping.clipped_updates) == (2, 2)
-    clipping._release()
+    clipping.release()
     assert not optimizer._optimizer_step_post_hooks
 
 
