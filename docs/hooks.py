@@ -14,8 +14,21 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 LOG_KEYS = "<!-- log keys -->"
+_NAMES = re.compile(r"<!-- names of (\w+) -->")
 _KEYS = ROOT / "lightning_topo" / "callbacks" / "log_keys.py"
+_STARS = re.compile(r"(?<=η)<em>(.*?)</em>", re.DOTALL)  # of two η* in one paragraph
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """Add the pages of a folder that its section does not list, at the end: a page that is there is shown."""
+    docs = Path(config.docs_dir)
+    for section in config.nav:
+        for pages in section.values() if isinstance(section, dict) else ():
+            folder = docs / Path(pages[0]).parent
+            found = sorted(path.relative_to(docs).as_posix() for path in folder.glob("*.md"))
+            pages += [page for page in found if page not in pages]
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -31,13 +44,19 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the tables of log keys where a page asks for them."""
+    """Put the tables of log keys, and the public names of a room, where a page asks for them."""
+    markdown = _NAMES.sub(_entries, markdown)
     return markdown.replace(LOG_KEYS, log_key_tables()) if LOG_KEYS in markdown else markdown
 
 
 def on_page_content(content: str, **_: Any) -> str:
     """Formulas as MathML, which browsers draw themselves: no script is loaded."""
-    return _FORMULA.sub(_mathml, content)
+    return _STARS.sub(r"*\1*", _FORMULA.sub(_mathml, content))
+
+
+def _entries(found: re.Match[str]) -> str:
+    names = _module(ROOT / "docs" / "public_names.py").of_room(found[1])
+    return "\n\n".join(f"::: {name}" for name in names)
 
 
 def _mathml(found: re.Match[str]) -> str:

@@ -39,33 +39,35 @@ def resolved(identifier):
     raise ModuleNotFoundError(identifier)
 
 
-def entries():
-    pages = sorted((DOCS / "reference").glob("*.md"))
-    return [name for page in pages for name in re.findall(r"^::: (\S+)", page.read_text("utf-8"), re.MULTILINE)]
+@pytest.fixture
+def hooks(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    yield importlib.import_module("hooks")
+    for name in ("hooks", "log_keys", "rooms", "public_names"):
+        sys.modules.pop(name, None)
 
 
-def test_every_public_name_has_an_entry():
-    documented = {id(resolved(entry)) for entry in entries()}
+@pytest.fixture
+def entries(hooks):
+    """The identifiers that the pages of the reference have mkdocstrings show."""
+    pages = [hooks.on_page_markdown(page.read_text("utf-8")) for page in sorted((DOCS / "reference").glob("*.md"))]
+    return [name for page in pages for name in re.findall(r"^::: (\S+)", page, re.MULTILINE)]
+
+
+def test_every_public_name_has_an_entry(entries):
+    documented = {id(resolved(entry)) for entry in entries}
     missing = {
         f"{room.__name__}.{name}"
         for room, names in PUBLIC.items()
         for name in names
         if name not in ROOMS and id(getattr(room, name)) not in documented
     }
-    assert missing == set(), f"add '::: NAME' to a page of docs/reference for {sorted(missing)}"
+    assert missing == set(), "add '<!-- names of ROOM -->' or '::: NAME' to a page of docs/reference"
 
 
-def test_no_name_has_two_entries():
-    objects = [resolved(entry) for entry in entries()]
-    assert len({id(found) for found in objects}) == len(objects)
-
-
-@pytest.fixture
-def hooks(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
-    yield importlib.import_module("hooks")
-    for name in ("hooks", "log_keys", "rooms"):
-        sys.modules.pop(name, None)
+def test_no_name_has_two_entries(entries):
+    objects = [resolved(entry) for entry in entries]
+    assert len({id(found) for found in objects}) == len(objects) >= 40
 
 
 def test_every_log_key_has_a_row(hooks):
