@@ -46,6 +46,7 @@ def test_no_learning_rate(tmp_path):
     done = run("no_learning_rate.py", "--log-dir", "logs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "logs").glob("with*/lr=*/events*"))) == 8
+    assert (tmp_path / "logs" / "no_learning_rate.png").stat().st_size > 10_000
 
 
 def many_processes(strategy, accelerator, devices, cwd):
