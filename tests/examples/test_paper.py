@@ -128,6 +128,7 @@ def run(script, *arguments):
     return done
 
 
+@pytest.mark.slow
 def test_trains_on_the_files_of_the_data_folder(tmp_path, mnist):
     write_idx(tmp_path / "data", tuple(np.concatenate([array] * 300) for array in mnist), packed=True)
     arguments = ["--fast", "--processes", "1", "--data-dir", tmp_path / "data", "--output", tmp_path / "out"]
@@ -172,6 +173,7 @@ def test_verdicts_are_counted_from_the_runs(paper):
     assert found["1/λmax is at most η* = 1/K of the same update (GD)"][1].startswith("5 of 6 measurements")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a minute on two free cores
 def test_the_short_run_asserts_its_claims(tmp_path):
     run("run_all.py", "--fast", "--output", tmp_path)
