@@ -55,7 +55,7 @@ def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, setti
         low, high = control.range or (math.nan, math.nan)
         return loss, 0, {"rates": [low, high], "updates": control.updates}
     if column == "averaged":
-        loss, control = averaged(task, steps, seed)
+        loss, control = averaged(task, steps, seed, settings.share)
         return loss, 0, {"updates": control.updates}
     if column == "prototype":
         loss, control = prototype(task, steps, seed, schedule, settings)

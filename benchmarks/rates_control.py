@@ -181,7 +181,7 @@ def product(task: Task, steps: int, seed: int, schedule: str, share: float | Non
         return train(task, Fit(model, optimizer), steps, seed, "constant"), control
 
 
-def averaged(task: Task, steps: int, seed: int) -> tuple[float, RateController]:
+def averaged(task: Task, steps: int, seed: int, share: float) -> tuple[float, RateController]:
     """The package's control at a constant share of η*, and at the end the mean of the weights instead of a decay.
 
     Averaged with weights that grow as the eighth power of the step (polynomial-decay averaging, arXiv 1212.1824), so
@@ -207,7 +207,7 @@ def averaged(task: Task, steps: int, seed: int) -> tuple[float, RateController]:
                     model(x)
 
     with topological_rate_control(
-        optimizer, model, example_input=x[:4], total_steps=steps, schedule="constant"
+        optimizer, model, example_input=x[:4], total_steps=steps, share=share, schedule="constant"
     ) as control:
         return train(task, Fit(model, optimizer, before=follow, finish=finish), steps, seed, "constant"), control
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "rank_zero_info"]
+__all__ = ["Callback", "log_encodings", "rank_zero_info"]
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -31,3 +32,14 @@ def rank_zero_info(trainer: Any, message: str) -> None:
     cls = next(cls for cls in type(trainer).__mro__ if cls.__module__.endswith(".trainer.trainer"))
     package = cls.__module__.removesuffix(".trainer.trainer")
     import_module(f"{package}.utilities.rank_zero").rank_zero_info(message)
+
+
+def log_encodings() -> list[str]:
+    """The encodings of the streams to which :func:`rank_zero_info` writes."""
+    # Both of Lightning's packages put their own logger there.
+    logger: logging.Logger | None = import_module("lightning_utilities.core.rank_zero").log
+    encodings = []
+    while logger is not None:
+        encodings += [getattr(getattr(handler, "stream", None), "encoding", None) for handler in logger.handlers]
+        logger = logger.parent if logger.propagate else None
+    return [encoding for encoding in encodings if isinstance(encoding, str)]

@@ -44,7 +44,7 @@ def _enter(function, args, rank, count, port, results):
 class Processes:
     """Forks real processes, and never waits for them longer than ``timeout`` seconds."""
 
-    def __init__(self, timeout=60):
+    def __init__(self, timeout=180):
         self.timeout = timeout
 
     def outcomes(self, count, function, *args):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ
 from lightning_topo.functional import BiLipschitz
@@ -72,5 +73,8 @@ def update_metrics(
     if resolved:
         metrics[keys.of_run("learning_rate")] = max(record.learning_rate for record in resolved)
         metrics[keys.of_run("criticality")] = max(record.criticality for record in resolved)
+        metrics[keys.of_run("median_criticality")] = median(record.criticality for record in resolved)
         metrics[keys.of_run("critical_lr")] = min(record.critical_lr for record in resolved)
+        metrics[keys.of_run("squeeze")] = max(1 - record.lower for record in resolved)
+        metrics[keys.of_run("stretch")] = max(record.upper - 1 for record in resolved)
     return metrics

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._found_groups import FoundGroups
+from lightning_topo.callbacks._per_group import PerGroup, groups_in, is_of_group, shows_groups
 from lightning_topo.callbacks._processes import Processes
+from lightning_topo.callbacks._tensorboard import is_tensorboard, tags_of
 
 
 def logger_step(trainer: Any) -> int:
@@ -22,14 +25,22 @@ class LogWriter:
 
     Args:
         announcer: Says what failed.
+        neurons: The neuron groups of the fit; where it is left out, they are counted by the figures of them.
+        per_group: Whether loggers get the figures of each group.
 
     Attributes:
         last: The figures that were written last, by key.
     """
 
-    def __init__(self, announcer: Announcer) -> None:
-        self._announcer = announcer
+    def __init__(self, announcer: Announcer, neurons: FoundGroups | None = None, per_group: PerGroup = "auto") -> None:
+        self._announcer, self._neurons, self._per_group = announcer, neurons, per_group
         self.last: dict[str, float] = {}
+
+    @property
+    def shows_groups(self) -> bool:
+        """Whether loggers get the figures of each group."""
+        n = len(groups_in(self.last)) if self._neurons is None else len(self._neurons.found)
+        return shows_groups(self._per_group, n)
 
     def write(
         self, trainer: Any, metrics: Mapping[str, float | None], processes: Processes, step: int | None = None
@@ -43,12 +54,18 @@ class LogWriter:
         if not finite:
             return
         step = logger_step(trainer) if step is None else step
-        for logger in trainer.loggers if processes.lead else ():
-            separator = logger.group_separator
-            with self._announcer.never_fatal(f"write to {type(logger).__name__}"):
-                logger.log_metrics({k.replace("/", separator): v for k, v in finite.items()}, step=step)
         self.last |= finite
+        shown = finite if self.shows_groups else {k: v for k, v in finite.items() if not is_of_group(k)}
+        for logger in trainer.loggers if processes.lead and shown else ():
+            with self._announcer.never_fatal(f"write to {type(logger).__name__}"):
+                separator = logger.group_separator
+                named = tags_of(shown) if is_tensorboard(logger) else shown
+                logger.log_metrics({k.replace("/", separator): v for k, v in named.items()}, step=step)
         self._publish(trainer, finite)
+        if processes.lead:
+            for callback in trainer.callbacks:
+                if hasattr(callback, "hear_metrics"):  # an alarm
+                    callback.hear_metrics(trainer, finite, step)
 
     def publish_last(self, trainer: Any) -> None:
         """Have other callbacks (EarlyStopping, ModelCheckpoint) know the last figures, as after a resume."""

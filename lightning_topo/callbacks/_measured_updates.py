@@ -37,13 +37,19 @@ class MeasuredUpdates:
         history: What the updates did, a record a group and update.
         broken: Updates with κ >= 1 in some group.
         measured: Updates that moved neurons.
+        diverged: Groups whose neurons became NaN or infinite.
     """
 
     def __init__(self, announcer: Announcer) -> None:
         self._announcer = announcer
         self.history: list[BiLipschitzRecord] = []
-        self.broken = self.measured = 0
+        self.begin_anew()
         self.forget_fit()
+
+    def begin_anew(self) -> None:
+        """The run starts at its first step: nothing of an earlier one is counted."""
+        self.broken = self.measured = 0
+        self.diverged: dict[str, None] = {}
 
     def forget_fit(self) -> None:
         """What is on its way does not count, and no group has a latest figure."""
@@ -101,6 +107,7 @@ class MeasuredUpdates:
         for group, constants in measurement.constants():
             if constants is None:
                 self._current.pop(group.name, None)
+                self.diverged[group.name] = None
                 self._announcer.warn_once(
                     f"Neurons of {group.name} are NaN or infinite at step {update.step}: the run has diverged there. "
                     f"{self._announcer.speaker} goes on with the other groups.",

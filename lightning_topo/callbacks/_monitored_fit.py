@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_topo.callbacks._admission import Admission
@@ -10,6 +10,7 @@ from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._log_writer import LogWriter
+from lightning_topo.callbacks._per_group import PerGroup
 from lightning_topo.callbacks._processes import Processes
 from lightning_topo.callbacks._run_length import RunLength
 from lightning_topo.callbacks._state import SavedState, count, figures
@@ -25,6 +26,7 @@ class MonitoredFit:
         speaker: Name of the callback.
         groups: What the user asks for.
         max_overhead: Share of the training time that measuring may take, or None.
+        per_group: Whether loggers get the figures of each group.
 
     Attributes:
         announcer: Says things once.
@@ -35,13 +37,17 @@ class MonitoredFit:
         admission: Whether to make a due measurement.
         model: The module that holds the groups' parameters, once they have been found.
         length: How long the fit will be, once it has begun.
+        sizes: Number of neurons of each group.
     """
 
-    def __init__(self, speaker: str, groups: Groups, max_overhead: float | None) -> None:
+    def __init__(self, speaker: str, groups: Groups, max_overhead: float | None, per_group: PerGroup = "auto") -> None:
         self.announcer = Announcer(speaker)
         self.budget = OverheadBudget(max_overhead)
-        self.writer = LogWriter(self.announcer)
         self.neurons = FoundGroups(groups, self.announcer)
+        self.writer = LogWriter(self.announcer, self.neurons, per_group)
+        self.sizes: dict[str, int] = {}
+        self._seen_a_fit, self._obstacle = False, ""
+        self._before_run: Any = None
         self._meet(Processes())
         self.forget()
 
@@ -72,18 +78,30 @@ class MonitoredFit:
 
     def enter(self, trainer: Any) -> None:
         """Another fit is set up, maybe of another model."""
+        self._seen_a_fit, self._obstacle = True, ""
         self.neurons.forget()
+        self.sizes = {}
         self.forget()
         self._meet(Processes.of(trainer))
 
-    def begin_anew(self) -> None:
-        """The run starts at its first step: nothing of an earlier one counts."""
+    def begin_anew(self, history: Sequence[Any]) -> None:
+        """The run starts at its first step: nothing of an earlier one counts, and what is in the history is of one."""
+        self._before_run = history[-1] if history else None
         self.budget.forget()
         self.announcer.forget()
         self.writer.last = {}
 
+    def of_run(self, history: Sequence[Any]) -> Sequence[Any]:
+        """The records of the present run: a history goes on over several runs with one callback."""
+        if self._before_run is not None:
+            for number in range(len(history) - 1, -1, -1):
+                if history[number] is self._before_run:
+                    return history[number + 1 :]
+        return history
+
     def unhindered(self, obstacle: str | None) -> bool:
         """Whether nothing is in the way of measuring; what is, is said once."""
+        self._obstacle = obstacle or ""
         if obstacle is not None and self.processes.lead:
             self.announcer.warn_once(
                 f"{self.announcer.speaker} does not measure {obstacle}. Training goes on unmonitored."
@@ -101,6 +119,8 @@ class MonitoredFit:
             found = self.neurons.find(trainer, pl_module, batch, self.processes)
         if found:
             self.model = measured_model(trainer, pl_module)
+            with self.announcer.never_fatal("count the neurons"):
+                self.sizes = {group.name: group.n_units(self.model) for group in found}
         return found
 
     def find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
@@ -121,3 +141,34 @@ class MonitoredFit:
     def run_seconds(self) -> float:
         """Expected training time of the whole fit in seconds, 0 where it is not known."""
         return self.length.seconds(self.budget.training) if self.length else 0.0
+
+    @property
+    def shown_groups(self) -> tuple[NeuronGroup, ...]:
+        """The groups whose figures the loggers get."""
+        return self.neurons.found if self.writer.shows_groups else ()
+
+    def why_nothing(self, updates: int) -> str:
+        """Why no update was measured, of so many that were made."""
+        return f"No update was measured: {self._reason(updates)}"
+
+    def _reason(self, updates: int) -> str:
+        speaker = self.announcer.speaker
+        if not self._seen_a_fit:
+            return f"{speaker} has seen no fit. Put it into Trainer(callbacks=[...]) and call fit."
+        if self._obstacle:
+            return f"{speaker} does not measure {self._obstacle}."
+        if not self.neurons.ready:
+            return "the fit ended before its first batch of data."
+        if not self.neurons.found:
+            return (
+                "no group of exchangeable neurons was found, for the reason that a warning gave at the start. They can "
+                "be named by groups=[NeuronGroup(...)]."
+            )
+        if not updates:
+            return "no optimizer of the Trainer made a step that could be seen."
+        if not self.budget.made:
+            return (
+                f"each would have taken more than max_overhead={self.budget.max_overhead:g} leaves in a fit of this "
+                "length. Pass a larger max_overhead, or None to measure every due update."
+            )
+        return "those that were looked at moved no neurons."

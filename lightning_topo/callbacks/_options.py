@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import Parameter, signature
+from types import MappingProxyType
 from typing import Any
 
 from lightning_topo._lightning import Callback
@@ -26,9 +28,12 @@ class OptionedCallback(Callback):
     Attributes:
         from_environment: Whether the environment variable added it: it steps back for one of its kind that the user
             added.
+        later_options: Options that came with a later version, with their defaults: at these they are left out of the
+            key, so that older checkpoints are read.
     """
 
     from_environment: bool = False
+    later_options: Mapping[str, Any] = MappingProxyType({})
     _state_key: str | None = None
     _neurons: FoundGroups | None = None
 
@@ -57,6 +62,8 @@ class OptionedCallback(Callback):
         """Differs between callbacks of different options, so that a Trainer can hold several."""
         if self._state_key is None:  # Lightning asks for it at every hook
             options = {name: _describe(getattr(self, name)) for name in _options(type(self)) if hasattr(self, name)}
+            later = self.later_options
+            options = {name: v for name, v in options.items() if name not in later or later[name] != v}
             self._state_key = f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}{options}"
         return self._state_key
 

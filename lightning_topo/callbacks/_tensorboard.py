@@ -1,23 +1,46 @@
-"""What TensorBoard shows beyond scalars: figures, and a layout of the custom-scalars page."""
+"""What TensorBoard shows: names that sort figures over all groups first, logarithms, and a page of charts."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from lightning_topo.callbacks._per_group import is_of_group
+from lightning_topo.callbacks.log_keys import has_logarithm
+
+# Of our monitors' charts those about the updates come first.
+_ORDER = ("bilipschitz", "control", "topology", "sharpness", "clipping")
 
 
-def write_figures(trainer: Any, figures: dict[str, Axes], step: int) -> None:
-    """Add the figures of some axes to every TensorBoard logger of the Trainer."""
-    for logger in _tensorboard_loggers(trainer):
-        for tag, ax in figures.items():
-            logger.experiment.add_figure(tag, ax.figure, global_step=step)
+def is_tensorboard(logger: Any) -> bool:
+    """Whether a logger's experiment is a TensorBoard writer, whatever its class is called."""
+    return hasattr(getattr(logger, "experiment", None), "add_custom_scalars")
+
+
+def tag_of(key: str) -> str:
+    """The tag of a key: figures of a group have a section of their own, so that those over all groups come first."""
+    if not is_of_group(key):
+        return key
+    section, rest = key.split("/", 1)
+    return f"{section}_groups/{rest}"
+
+
+def logarithm_of(key: str) -> str:
+    """The key of a figure's base-10 logarithm: the page of charts has no logarithmic axis."""
+    before, name = key.rsplit("/", 1)
+    return f"{before}/log10_{name}"
+
+
+def tags_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Figures by their tags, with the logarithms that charts are drawn of."""
+    logarithms = {logarithm_of(key): math.log10(v) for key, v in metrics.items() if has_logarithm(key) and v > 0}
+    return {tag_of(key): value for key, value in {**metrics, **logarithms}.items()}
 
 
 def write_layout(trainer: Any) -> None:
-    """Write the charts of all our monitors, once: TensorBoard reads one layout a run.
+    """Write the charts of all our monitors: TensorBoard shows the last layout of a run.
 
     Each of a Trainer's monitors calls this when it knows its tags; the last one writes.
     """
@@ -25,20 +48,10 @@ def write_layout(trainer: Any) -> None:
     if not all(monitor.ready for monitor in monitors):
         return
     layout: dict[str, dict[str, list[Any]]] = {}
-    for monitor in monitors:
+    for monitor in sorted(monitors, key=lambda monitor: _ORDER.index(monitor.name)):
         for title, tags in monitor.charts().items():
             # Tags are regular expressions there.
-            exact = [f"^{re.escape(tag)}$" for tag in tags]
+            exact = [f"^{re.escape(tag_of(tag))}$" for tag in tags]
             layout.setdefault(f"lightning_topo: {monitor.name}", {})[title] = ["Multiline", exact]
-    for logger in _tensorboard_loggers(trainer):
+    for logger in filter(is_tensorboard, trainer.loggers):
         logger.experiment.add_custom_scalars(layout)
-
-
-def has_tensorboard(trainer: Any) -> bool:
-    """Whether the Trainer writes to TensorBoard."""
-    return bool(_tensorboard_loggers(trainer))
-
-
-def _tensorboard_loggers(trainer: Any) -> list[Any]:
-    # By name, for `lightning` and `pytorch_lightning` have a class of this name each.
-    return [logger for logger in trainer.loggers if "TensorBoardLogger" in {c.__name__ for c in type(logger).__mro__}]

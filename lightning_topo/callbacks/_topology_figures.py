@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
 
+from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._figures import write_figures
 from lightning_topo.callbacks._snapshot import Snapshot
-from lightning_topo.callbacks._tensorboard import write_figures
 from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
 
 # What a group's three figures take, until it has been measured.
@@ -28,11 +27,11 @@ class TopologyFigures:
     Args:
         budget: The monitor's, to which drawing is charged.
         scale: Share of the diameter that is marked in diagrams and barcodes.
-        guard: Makes a context in which a drawing that fails does no harm.
+        announcer: Says what could not be drawn.
     """
 
-    def __init__(self, budget: OverheadBudget, scale: float, guard: Callable[[], AbstractContextManager[None]]) -> None:
-        self._budget, self._scale, self._guard = budget, scale, guard
+    def __init__(self, budget: OverheadBudget, scale: float, announcer: Announcer) -> None:
+        self._budget, self._scale, self._announcer = budget, scale, announcer
         self._due: dict[str, tuple[int, Snapshot, Tensor]] = {}
         self._latest: dict[str, tuple[int, Snapshot, Tensor]] = {}
 
@@ -67,11 +66,14 @@ class TopologyFigures:
                 self._draw(trainer, name, *measured)
 
     def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot, start: Tensor) -> None:
-        with self._guard(), self._budget.spending(kind="figures"):
+        with self._announcer.never_fatal("draw figures"), self._budget.spending(kind="figures"):
             plane = None if start.shape[1] == 2 else principal_plane(start)
             axes = {
                 "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self._scale),
                 "barcode": plot_barcode(snapshot.diagrams, scale=self._scale),
                 "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
             }
-            write_figures(trainer, {f"topology/{name}/{kind}": ax for kind, ax in axes.items()}, step)
+            for ax in axes.values():
+                ax.set_title(f"{name}, step {step}: {ax.get_title()}", fontsize="medium")
+            figures: dict[str, Any] = {f"topology/{name}/{kind}": ax.figure for kind, ax in axes.items()}
+            write_figures(trainer, figures, step, self._announcer)

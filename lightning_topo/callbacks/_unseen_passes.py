@@ -6,14 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from lightning_topo.random_generators import generators_kept, reachable_generators
-from lightning_topo.random_state import RandomState
-
-# Those of every module; what is in them is not the user's.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+from lightning_topo.random_generators import reachable_generators
+from lightning_topo.updates import module_kept
 
 
 class UnseenPasses:
@@ -62,25 +58,10 @@ class UnseenPasses:
             self._generators = module, reachable_generators(module)
         self._making = True
         try:
-            with (
-                _random_state_kept(),
-                generators_kept(self._generators[1]),
-                _attributes_kept(module),
-                _buffers_kept(module),
-                _parameter_hooks_off(module),
-            ):
+            with module_kept(module, self._generators[1]), _parameter_hooks_off(module):
                 yield
         finally:
             self._making = False
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    state = RandomState.capture()
-    try:
-        yield
-    finally:
-        state.restore()
 
 
 @contextmanager
@@ -93,47 +74,3 @@ def _parameter_hooks_off(module: nn.Module) -> Iterator[None]:
     finally:
         for hooks, kept in off:
             hooks.update(kept)
-
-
-@contextmanager
-def _attributes_kept(module: nn.Module) -> Iterator[None]:
-    """Leave the modules' attributes as they were, and what is in lists, sets and dictionaries of the user's."""
-    kept = [(vars(owner), dict(vars(owner))) for owner in module.modules()]
-    contents = [
-        (value, value.copy())
-        for _, before in kept
-        for name, value in before.items()
-        if type(value) in (list, dict, set) and name not in _OF_EVERY_MODULE
-    ]
-    try:
-        yield
-    finally:
-        for now, before in kept:
-            for name in now.keys() - before.keys():
-                del now[name]
-            now.update(before)
-        for value, before in contents:
-            if isinstance(value, list):
-                value[:] = before
-            else:
-                value.clear()
-                value.update(before)
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Leave the buffers as they were: checkpointed activations are computed again, with their running statistics."""
-    kept = [
-        (owner, name, buffer, buffer.detach().clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None and buffer.layout is torch.strided
-    ]
-    try:
-        yield
-    finally:
-        for owner, name, buffer, value in kept:
-            owner._buffers[name] = buffer
-            if not torch.equal(buffer, value):  # others may be views that cannot be written to
-                # Past autograd: a raised version would forbid the backward pass that is to come.
-                buffer.data.copy_(value)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.optim import Optimizer
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
+from lightning_topo.callbacks._charts import Charts, update_charts
+from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate, MeasuredUpdates
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._overview import Overview
+from lightning_topo.callbacks._per_group import PerGroup, require_per_group
 from lightning_topo.callbacks._processes import hidden_updates
 from lightning_topo.callbacks._state import count
-from lightning_topo.callbacks._turns import Turns
+from lightning_topo.callbacks._update_watch import UpdateWatch
+from lightning_topo.callbacks._verdict import speak
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ
-from lightning_topo.updates import LearningRate, StepHooks, UnseenUpdates
+from lightning_topo.verdict import Findings, Verdict, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _UNSEEN = (
     "Neurons move although no optimizer of the Trainer made a step that BiLipschitzMonitor could see, so that these "
@@ -35,9 +42,10 @@ class BiLipschitzMonitor(OptionedCallback):
     - critical learning rate η* = η / κ.
 
     Reference: arXiv 2510.02670, section 3. Logged as ``bilipschitz/<group>/{learning_rate, lower, upper, distortion,
-    criticality, critical_lr}``, and over all groups ``bilipschitz/{learning_rate, criticality, critical_lr,
-    broken_updates, coverage}``: the largest κ and the smallest η* of the groups' latest values, the measured updates
-    so far with κ >= 1, and the share of due updates that were measured.
+    criticality, critical_lr}`` for up to eight groups, and over all groups ``bilipschitz/{learning_rate, criticality,
+    median_criticality, critical_lr, squeeze, stretch, broken_updates, coverage}``: the largest and the median κ, the
+    smallest η*, the largest 1 - lower and upper - 1 of the groups' latest values, the measured updates so far with
+    κ >= 1, and the share of due updates that were measured. TensorBoard has logarithms of κ, η and η* beside them.
 
     A measurement waits for no device: its work is queued behind the update, and its figures are logged under the
     update's step when they have arrived, at the latest before a logger's next values and at the end of the epoch. One
@@ -59,6 +67,11 @@ class BiLipschitzMonitor(OptionedCallback):
         every_n_train_steps: Measure every n-th update of each optimizer.
         max_overhead: Share of the training time that measuring may take; due updates beyond it are left out. None
             measures every group at every due update.
+        per_group: Whether loggers get the figures of each group, beside those over all groups: ``True``, ``False``,
+            or ``"auto"`` for up to eight groups. ``history`` and ``trainer.callback_metrics`` have them in any case.
+        figures: Whether to give an overview figure to the loggers that take figures, at the end and, where the budget
+            has time for it, in between.
+        verdict: Whether to say at the end of the fit, in five lines, what it did to the neurons.
 
     Attributes:
         history: List of ``BiLipschitzRecord``.
@@ -71,9 +84,12 @@ class BiLipschitzMonitor(OptionedCallback):
         >>> import lightning_topo as lt
         >>> monitor = lt.BiLipschitzMonitor(every_n_train_steps=10)
         >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].criticality
+        >>> print(monitor.summary())  # before a fit it says what is missing
+        No update was measured: BiLipschitzMonitor has seen no fit. Put it into Trainer(callbacks=[...]) and call fit.
     """
 
     name = "bilipschitz"
+    later_options = MappingProxyType({"per_group": "auto", "figures": True, "verdict": True})
 
     def __init__(
         self,
@@ -81,30 +97,29 @@ class BiLipschitzMonitor(OptionedCallback):
         max_neurons: int | None = 256,
         every_n_train_steps: int = 1,
         max_overhead: float | None = 0.05,
+        per_group: PerGroup = "auto",
+        figures: bool = True,
+        verdict: bool = True,
     ) -> None:
         self.groups = groups
         self.max_neurons = None if max_neurons is None else require_positive_int("max_neurons", max_neurons, at_least=2)
         self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
         self.max_overhead = require_share("max_overhead", max_overhead)
+        self.per_group, self.figures, self.verdict = require_per_group(per_group), figures, verdict
         self.active = False
-        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead)
+        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead, self.per_group)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
         self._measured = MeasuredUpdates(self._announcer)
-        self._hooks = StepHooks(self._before_step, self._after_step)
-        self._updates: list[int] = []
-        self._forget_fit()
+        self._watch = UpdateWatch(self, self._fit, self.max_neurons, self.every_n_train_steps, self._add)
+        self._overview = Overview(self._fit, figures)
+        self._companions: tuple[OptionedCallback, ...] = ()
         self.skip_empty_hooks()
         self.hear("on_train_batch_end", False)
 
-    def _forget_fit(self) -> None:
-        """Nothing of a fit is left: neither its model nor what is on its way."""
-        self._fit.forget()
-        self._measured.forget_fit()
-        self._trainer: Any = None
-        self._unseen: UnseenUpdates | None = None
-        self._turns: dict[int, Turns] = {}
-        self._measuring: tuple[int, dict[str, LearningRate]] | None = None
+    def _add(self, update: MeasuredUpdate) -> None:
+        self._measured.add(update)
+        self.hear("on_train_batch_end", True)
 
     @property
     def history(self) -> list[BiLipschitzRecord]:
@@ -128,23 +143,27 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
-        counts = {"updates": list(self._updates), "broken_updates": self.broken_updates}
-        return self._fit.state() | counts
+        counts = {"measured_updates": self._measured.measured, "broken_updates": self.broken_updates}
+        return self._fit.state() | counts | {"updates": list(self._watch.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         saved = self._fit.load_state(state_dict)
-        self._updates = saved.get("updates", lambda value: list(map(count, value)), [])
+        self._watch.counts = saved.get("updates", lambda value: list(map(count, value)), [])
         self._measured.broken = saved.get("broken_updates", count, 0)
+        self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure, and forget an earlier fit, which may have been of another model."""
         self._fit.enter(trainer)
-        self._forget_fit()
+        self._release()
+        self._companions = ours(callback for callback in trainer.callbacks if callback is not self)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
-            self._fit.begin_anew()
-            self._updates, self._measured.broken = [], 0
+            self._fit.begin_anew(self.history)
+            self._measured.begin_anew()
+            self._overview.begin_anew()
+            self._watch.counts, self._watch.top_rate = [], 0.0
         self.active = self.active and self._fit.unhindered(hidden_updates(trainer.strategy))
         self.hear("on_train_batch_start", self.active)
 
@@ -152,7 +171,6 @@ class BiLipschitzMonitor(OptionedCallback):
         """Begin to count training time."""
         self._budget.start()
         if self.active:
-            self._trainer = trainer
             self._fit.start(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -161,89 +179,25 @@ class BiLipschitzMonitor(OptionedCallback):
             self._find(trainer, pl_module, batch)
         elif not self._budget.waiting and self._neurons.changed(trainer.optimizers):
             self._fit.find_again(trainer, pl_module, batch)
-            self._listen(trainer)
+            self._watch.listen(trainer)
         elif self._neurons.found:
-            if not self._hooks.attached_to(trainer.optimizers):
-                self._listen(trainer)
-            elif self._unseen is not None and self._unseen.noticed():
+            if not self._watch.listens_to(trainer):
+                self._watch.listen(trainer)
+            elif self._watch.missed_updates():
                 self._announcer.warn_once(_UNSEEN)
 
     def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         if self._fit.find(trainer, pl_module, batch):
-            self._listen(trainer)
+            self._watch.listen(trainer)
         elif not self._neurons.ready:
             return  # an empty batch
         else:
             self.hear("on_train_batch_start", False)
         self._fit.write_layout(trainer)
 
-    def _listen(self, trainer: Any) -> None:
-        """Look at the updates of the Trainer's optimizers."""
-        self._hooks.attach(trainer.optimizers)
-        self._turns = {}
-        if len(self._updates) != len(trainer.optimizers):
-            self._updates = [0] * len(trainer.optimizers)
-        parameters = (p for group in self._neurons.found for p in group.parameters(self._fit.model))
-        self._unseen = UnseenUpdates(parameters)
-
-    def charts(self) -> dict[str, list[str]]:
-        """TensorBoard charts: title and the tags drawn together."""
-        keys = BILIPSCHITZ
-        rates = ("learning_rate", "critical_lr")
-        charts = {"learning rate η and critical learning rate η*": [keys.of_run(name) for name in rates]}
-        for group in self._neurons.found:
-            if len(self._neurons.found) > 1:
-                charts[f"{group.name}: η and η*"] = [keys.of_group(group.name, name) for name in rates]
-            constants = [keys.of_group(group.name, name) for name in ("lower", "upper")]
-            charts[f"{group.name}: lower and upper constant"] = constants
-        return charts
-
-    def _before_step(self, index: int, optimizer: Optimizer) -> None:
-        """Keep the neurons, where the update is to be measured."""
-        self._measuring = None
-        if self not in self._trainer.callbacks:
-            return  # a search within the run has set its callbacks aside: the update is not the run's
-        due = self._updates[index] % self.every_n_train_steps == 0
-        self._updates[index] += 1
-        if due:
-            self._begin(index, optimizer)
-
-    def _begin(self, index: int, optimizer: Optimizer) -> None:
-        """Keep the neurons whose turn it is, if the budget allows it."""
-        guess = run_time = 0.0
-        if self.max_overhead is not None and self._fit.processes.lead and not self._budget.knows(""):
-            if self._neurons.changed(self._trainer.optimizers):
-                return
-            with self._announcer.never_fatal(), self._budget.spending(kind="calibration"):
-                guess = self._turns_of(index, optimizer).expected_seconds()
-                run_time = self._fit.run_seconds()
-        if not self._fit.admission.admits("", guess, run_time) or self._neurons.changed(self._trainer.optimizers):
-            return  # what has changed within this batch is found again at the next
-        self._measuring = index, {}
-        if self._fit.processes.read:
-            with self._announcer.never_fatal(), self._budget.spending(self._fit.model.device):
-                self._measuring = index, self._turns_of(index, optimizer).before()
-
-    def _turns_of(self, index: int, optimizer: Optimizer) -> Turns:
-        if index not in self._turns:
-            limited = self.max_overhead is not None
-            everything = self._fit.model, self._neurons.found, self.max_neurons, self._fit.processes
-            self._turns[index] = Turns(optimizer, *everything, limited)
-        return self._turns[index]
-
-    def _after_step(self, index: int, optimizer: Optimizer) -> None:
-        """Compare the neurons with those that were kept; what comes of it is read later."""
-        if self._unseen is not None:
-            self._unseen.seen = True
-        if self._measuring is None or self._measuring[0] != index:
-            return
-        (_, rates), self._measuring = self._measuring, None
-        measurement = None
-        if rates:
-            with self._announcer.never_fatal(), self._budget.spending(self._fit.model.device):
-                measurement = self._turns[index].after()
-        self._measured.add(MeasuredUpdate(logger_step(self._trainer), rates, measurement))
-        self.hear("on_train_batch_end", True)
+    def charts(self) -> Charts:
+        """TensorBoard charts."""
+        return update_charts(self._fit.shown_groups)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what has arrived of the updates measured so far."""
@@ -263,6 +217,14 @@ class BiLipschitzMonitor(OptionedCallback):
         self._deliver(trainer)
         self._release()
 
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say what the fit did to the neurons."""
+        if self.active and self._fit.processes.lead:
+            self._overview.draw(trainer, gather((self, *self._companions)))
+            if self.verdict:
+                with self._announcer.never_fatal("say what the fit did to the neurons"):
+                    speak(trainer, self.summary())
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep in the history what has arrived, and listen no more."""
         with self._announcer.never_fatal():
@@ -274,9 +236,37 @@ class BiLipschitzMonitor(OptionedCallback):
         """Listen no more."""
         self._release()
 
+    def findings(self) -> Findings:
+        """What has been measured in the present or last fit, for a verdict or a report."""
+        made = sum(self._watch.counts)
+        return Findings(
+            updates=self._fit.of_run(self.history),
+            made=made,
+            measured=self._measured.measured,
+            broken=self.broken_updates,
+            top_rate=self._watch.top_rate,
+            sizes=self._fit.sizes,
+            diverged=tuple(self._measured.diverged),
+            nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
+        )
+
+    def summary(self) -> Verdict:
+        """Say in five lines what the present or last fit did to the neurons, and what to do; ``print`` it.
+
+        What the Trainer's other callbacks of ours have measured is part of it.
+        """
+        return verdict(gather((self, *self._companions)))
+
+    def plot(self, ax: Axes | None = None, show: bool = False) -> Axes:
+        """Plot κ of each group over the steps; see ``plots.plot_criticality``."""
+        from lightning_topo.plots import plot_criticality
+
+        return plot_criticality(self._fit.of_run(self.history), ax, show)
+
     def _release(self) -> None:
-        self._hooks.release()
-        self._forget_fit()
+        self._fit.forget()
+        self._measured.forget_fit()
+        self._watch.release()
         self.hear("on_train_batch_end", False)
 
     def _deliver(self, trainer: Any, wait: bool = True) -> None:
@@ -288,6 +278,7 @@ class BiLipschitzMonitor(OptionedCallback):
                     metrics = self._measured.remember(batch, self._neurons.found)
                 coverage = {BILIPSCHITZ.coverage: self._budget.coverage} if metrics else {}
                 self._fit.write(trainer, metrics | coverage, step)
+        self._overview.draw_due(trainer, self._measured.measured, lambda: gather((self, *self._companions)))
 
 
 def _needs_all(trainer: Any) -> bool:

@@ -15,12 +15,16 @@ class LogKeys:
         overall: What ``<prefix>/<name>`` says, by name.
         group: What ``<prefix>/<neuron group>/<name>`` says, by name.
         dimension: What ``<prefix>/<neuron group>/<name>_<k>`` says, one key a homology dimension k, by name.
+        logarithms: Figures over all groups of which TensorBoard gets the base-10 logarithm, too.
+        group_logarithms: The same of figures of a group.
     """
 
     prefix: str
     overall: Mapping[str, str] = field(default_factory=dict)
     group: Mapping[str, str] = field(default_factory=dict)
     dimension: Mapping[str, str] = field(default_factory=dict)
+    logarithms: tuple[str, ...] = ()
+    group_logarithms: tuple[str, ...] = ()
 
     def of_run(self, name: str) -> str:
         """The key of a figure over all groups."""
@@ -53,7 +57,10 @@ BILIPSCHITZ = LogKeys(
     overall={
         "learning_rate": "largest learning rate η of the groups' latest values",
         "criticality": "largest criticality κ of the groups' latest values",
+        "median_criticality": "median κ of the groups' latest values",
         "critical_lr": "smallest critical learning rate η* of the groups' latest values",
+        "squeeze": "largest 1 - lower of the groups' latest values",
+        "stretch": "largest upper - 1 of the groups' latest values",
         "broken_updates": "measured updates so far with κ >= 1 in some group",
         "coverage": _COVERAGE,
     },
@@ -65,6 +72,8 @@ BILIPSCHITZ = LogKeys(
         "criticality": "κ = max |u_i - u_j| / |p_i - p_j|, which is η / η*",
         "critical_lr": "η* = η / κ",
     },
+    logarithms=("learning_rate", "criticality", "median_criticality", "critical_lr"),
+    group_logarithms=("criticality",),
 )
 TOPOLOGY = LogKeys(
     "topology",
@@ -84,10 +93,13 @@ TOPOLOGY = LogKeys(
 SHARPNESS = LogKeys(
     "sharpness",
     overall={
+        "learning_rate": "largest learning rate η of the update",
+        "critical_lr": "η_c, the smallest rate at which the update would not have lowered the loss of its own batch",
         "lambda_max": "largest eigenvalue λmax of the Hessian of the batch's loss",
         "inverse": "1 / λmax",
         "coverage": _COVERAGE,
     },
+    logarithms=("critical_lr",),
 )
 CLIPPING = LogKeys(
     "clipping",
@@ -121,3 +133,10 @@ LR_FIND = LogKeys(
         "steps": "optimizer steps that the search took",
     },
 )
+
+
+def has_logarithm(key: str) -> bool:
+    """Whether TensorBoard gets the base-10 logarithm of a figure, too."""
+    prefix, *group, name = key.split("/")
+    declared = {keys.prefix: keys.group_logarithms if group else keys.logarithms for keys in (BILIPSCHITZ, SHARPNESS)}
+    return name in declared.get(prefix, ())

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lightning_topo.callbacks._charts import topology_charts
 from lightning_topo.callbacks._due import multiple_reached
+from lightning_topo.callbacks._figures import takes_figures
+from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
+from lightning_topo.callbacks._per_group import PerGroup, require_per_group
 from lightning_topo.callbacks._processes import hidden_neurons
 from lightning_topo.callbacks._starts import Starts
 from lightning_topo.callbacks._state import count_or_none
-from lightning_topo.callbacks._tensorboard import has_tensorboard
 from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord
 from lightning_topo.callbacks._topology_cost import expected_seconds
 from lightning_topo.callbacks._topology_figures import TopologyFigures
 from lightning_topo.callbacks.log_keys import TOPOLOGY
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.sharding import measured_model
+from lightning_topo.verdict import Findings, Verdict, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The neurons of the start are kept until there is time to measure them, up to this many numbers of all groups (256 MiB
 # in single precision).
@@ -64,7 +71,10 @@ class PersistenceMonitor(OptionedCallback):
             None makes every due measurement.
         tolerance: Diagrams are not computed again while ½·log(upper/lower) of the sample since the last ones is at
             most this, for then they have moved by no more (in log scale, after rescaling). 0 always computes.
-        figures: Whether to add figures to TensorBoard.
+        figures: Whether to give figures to the loggers that take them: TensorBoard, Weights & Biases, MLflow, Comet,
+            and as files beside the metrics those that have a folder.
+        per_group: Whether loggers get the figures of each group: ``True``, ``False``, or ``"auto"`` for up to eight
+            groups. ``history`` and ``trainer.callback_metrics`` have them in any case.
 
     Attributes:
         history: List of ``PersistenceRecord``.
@@ -76,6 +86,7 @@ class PersistenceMonitor(OptionedCallback):
         >>> import lightning_topo as lt
         >>> monitor = lt.PersistenceMonitor(every_n_train_steps=100)
         >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].betti
+        >>> # print(monitor.summary()); monitor.plot()
     """
 
     name = "topology"
@@ -92,6 +103,7 @@ class PersistenceMonitor(OptionedCallback):
         max_overhead: float | None = 0.05,
         tolerance: float = 0.0,
         figures: bool = True,
+        per_group: PerGroup = "auto",
     ) -> None:
         self.groups = groups
         self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
@@ -105,15 +117,17 @@ class PersistenceMonitor(OptionedCallback):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
+        self.per_group = require_per_group(per_group)
         self.history: list[PersistenceRecord] = []
         self.active = False
-        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead)
+        self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead, self.per_group)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
-        self._figures = TopologyFigures(self._budget, scale, self._announcer.never_fatal)
+        self._figures = TopologyFigures(self._budget, scale, self._announcer)
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
         self._measured_at: int | None = None
+        self._companions: tuple[OptionedCallback, ...] = ()
         self._forget_fit()
         self.skip_empty_hooks()
 
@@ -149,9 +163,10 @@ class PersistenceMonitor(OptionedCallback):
         self._fit.enter(trainer)
         self._forget_fit()
         self._topology.forget_last()
+        self._companions = ours(callback for callback in trainer.callbacks if callback is not self)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
-            self._fit.begin_anew()
+            self._fit.begin_anew(self.history)
             self._topology.starts.forget()
             self._measured_at = None
         self.active = self.active and self._fit.unhindered(hidden_neurons(trainer.strategy))
@@ -236,11 +251,21 @@ class PersistenceMonitor(OptionedCallback):
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        numbers = range(self.betti_max_dim + 1)
-        return {
-            f"{group.name}: Betti numbers": [TOPOLOGY.of_dimension(group.name, "betti", k) for k in numbers]
-            for group in self._neurons.found
-        }
+        return topology_charts(self._fit.shown_groups, self.history)
+
+    def findings(self) -> Findings:
+        """What has been measured in the present or last fit, for a verdict or a report."""
+        return Findings(topology=self._fit.of_run(self.history))
+
+    def summary(self) -> Verdict:
+        """Say what the present or last fit did to the neurons; ``print`` it."""
+        return verdict(gather((self, *self._companions)))
+
+    def plot(self, ax: Axes | None = None, show: bool = False) -> Axes:
+        """Plot what is left of the neurons of each group; see ``plots.plot_neurons_left``."""
+        from lightning_topo.plots import plot_neurons_left
+
+        return plot_neurons_left(self._fit.of_run(self.history), ax, show)
 
     def _pool_size(self, group: NeuronGroup) -> int:
         pool = self._pool(group)
@@ -314,8 +339,11 @@ class PersistenceMonitor(OptionedCallback):
             )
             return {}
         record, snapshot, start = self._topology.measure(group.name, points, step)
+        charts = self.charts()
         remember(self.history, [record])
-        if self.figures and has_tensorboard(trainer):
+        if self.charts() != charts:
+            self._fit.write_layout(trainer)
+        if self.figures and takes_figures(trainer):
             self._figures.add(group.name, step, snapshot, start.snapshot.points, start.n_measured)
         return _metrics(record)
 

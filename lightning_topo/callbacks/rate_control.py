@@ -22,9 +22,9 @@ from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, figures
 from lightning_topo.callbacks.log_keys import CONTROL
 from lightning_topo.control import (
-    SHARE,
     RateController,
     RateRule,
+    Schedule,
     ScheduleName,
     Shape,
     require_controllable,
@@ -59,7 +59,7 @@ class TopologicalRateControl(ReleasingCallback):
     first two; of several optimizers as ``control/optimizer_<i>/...``.
 
     Args:
-        share: Share of η* to train at, in (0, 1].
+        share: Share of η* to train at, in (0, 1]; default 0.2, and 0.025 of a constant rate.
         half_life: Updates after which half of a fall of η* is forgotten; default half of the run, less in its first
             tenth, and never where its length is not known.
         schedule: ``"auto"``: what the run's own schedulers do to the rates, and where there are none a warm-up over a
@@ -89,14 +89,15 @@ class TopologicalRateControl(ReleasingCallback):
 
     def __init__(
         self,
-        share: float = SHARE,
+        share: float | None = None,
         half_life: float | None = None,
         schedule: ScheduleName = "auto",
         groups: Groups = None,
         max_overhead: float | None = 0.05,
         every_n_train_steps: int | None = None,
     ) -> None:
-        RateRule(share, math.inf if half_life is None else half_life)  # its errors are ours
+        # Their errors are ours.
+        RateRule(1.0 if share is None else share, math.inf if half_life is None else half_life)
         if schedule != "auto":
             schedule_shape(schedule, 1)
         self.share, self.half_life, self.schedule, self.groups = share, half_life, schedule, groups
@@ -238,12 +239,13 @@ class TopologicalRateControl(ReleasingCallback):
             return None
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         updates = _total_updates(trainer)
+        schedule = self._schedule(optimizer, schedulers, updates)
         controller = RateController(
             optimizer,
             self._followed.model,
             self._neurons.found,
-            RateRule.of_run(self.share, self.half_life, updates),
-            self._shape(optimizer, schedulers, updates),
+            RateRule.of_run(schedule.share if self.share is None else self.share, self.half_life, updates),
+            _by_batches(schedule.shape, trainer),
             self._cadence.updates,
             not self._processes.several,  # for they might decide differently
             schedulers,
@@ -263,26 +265,22 @@ class TopologicalRateControl(ReleasingCallback):
         strategy = self._followed.trainer.strategy
         return float(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
 
-    def _shape(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> Shape | None:
-        """The schedule's shape by the batches that have stepped, None for what the run's own schedulers do."""
-        trainer, name = self._followed.trainer, str(self.schedule)
-        if name == "auto":
-            by_hand = any(
-                "initial_lr" in group for group in optimizer.param_groups
-            )  # of a scheduler that we do not know
-            if by_hand or any(scheduler.optimizer is optimizer for scheduler in schedulers):
-                return None
-            name = "cosine" if math.isfinite(updates) else "constant"
-            if name == "cosine":
-                how = f"a warm-up and a cosine to 0 over {updates:,.0f} updates"
+    def _schedule(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> Schedule:
+        """The shape that the rate gets; said where nobody has chosen it."""
+        by_hand = any("initial_lr" in group for group in optimizer.param_groups)  # of a scheduler that we do not know
+        scheduled = by_hand or any(scheduler.optimizer is optimizer for scheduler in schedulers)
+        schedule = Schedule.of_run(str(self.schedule), updates, scheduled)
+        if self.schedule == "auto" and not scheduled:
+            trainer = self._followed.trainer
+            if schedule.name == "cosine":
+                how = f"has the shape of a warm-up and a cosine to 0 over {updates:,.0f} updates"
                 how += ", which max_time may cut short" if _is_timed(trainer) else ""
             else:
-                how = "a constant rate, as the length of the run is not known; a smaller share suits that better"
+                how = "stays, as the length of the run is not known, and its share of the critical rate is smaller"
             rank_zero_info(
-                trainer, f"{type(self).__name__}: no scheduler, so the rate has the shape of {how} (schedule={name!r})."
+                trainer, f"{type(self).__name__}: no scheduler, so the rate {how} (schedule={schedule.name!r})."
             )
-        shape = schedule_shape(name, updates)
-        return lambda update: shape(logger_step(trainer))
+        return schedule
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the rates, as often as Lightning logs."""
@@ -324,6 +322,11 @@ _UNSEEN = (
     "method than step() (as SAM's first_step), or is unknown to the Trainer. Return it from configure_optimizers, and "
     "call its step()."
 )
+
+
+def _by_batches(shape: Shape | None, trainer: Any) -> Shape | None:
+    """The shape by the batches that have stepped, of which the length of the run is counted."""
+    return None if shape is None else (lambda update: shape(logger_step(trainer)))
 
 
 def _is_timed(trainer: Any) -> bool:

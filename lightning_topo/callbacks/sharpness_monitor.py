@@ -1,70 +1,79 @@
-"""SharpnessMonitor: the largest Hessian eigenvalue of the training loss, the other edge of stability."""
+"""SharpnessMonitor: how sharp the training loss is, by its critical learning rate and by its Hessian."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
+from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._admission import Admission
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._critical_probe import CriticalProbe
 from lightning_topo.callbacks._due import multiple_reached
-from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
-from lightning_topo.callbacks._processes import Processes
+from lightning_topo.callbacks._processes import Processes, hidden_updates
 from lightning_topo.callbacks._run_length import batches_left
+from lightning_topo.callbacks._sharpness_record import SharpnessRecord, remember_sharpness
 from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks._unseen_passes import UnseenPasses
-from lightning_topo.callbacks.log_keys import SHARPNESS
+from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS
 from lightning_topo.functional.sharpness import largest_eigenvalue
 from lightning_topo.sharding import shards_parameters
 
+_METHODS = ("auto", "critical", "hessian")
 _MAX_ITER = 40
 _TOLERANCE = 1e-2
-# One measurement took as long as 50 to 60 forward passes of a convolutional net and of a transformer.
-_FORWARD_PASSES = 60
-
-
-@dataclass(frozen=True)
-class SharpnessRecord:
-    """Sharpness of one batch's loss.
-
-    Attributes:
-        step: Step under which it was logged.
-        lambda_max: λmax, the largest eigenvalue of the Hessian of the loss.
-        inverse: 1/λmax; for gradient descent a bound on η* on the safe side, for other rules a figure beside it.
-    """
-
-    step: int
-    lambda_max: float
-    inverse: float
+# One measurement of λmax took as long as 50 to 60 forward passes of a convolutional net and of a transformer; one of
+# η_c takes five or six, the first of a run up to so many.
+_HESSIAN_PASSES, _CRITICAL_PASSES = 60, 12
+# Where steps are slow, η_c is also due when so many seconds have passed: a measurement a minute is affordable then.
+_SECONDS = 20.0
 
 
 class SharpnessMonitor(OptionedCallback):
-    """Measures the sharpness λmax of the training loss on the batch at hand.
+    r"""Measures how sharp the training loss is on the batch at hand.
 
-    λmax is the largest eigenvalue of the Hessian of the batch's loss over all trainable parameters, by Lanczos
-    iteration on Hessian-vector products. They are taken from the graph that the training step has just built, before
-    it goes backward: the training step runs once, as always. Hooks of modules and of parameters for the backward pass
-    are left out of these passes; what a ``torch.autograd.Function`` or a hook on an activation draws and counts is put
-    back where it can be reached from the module. 1/λmax is what the experiments of arXiv 2510.02670 plot beside η*
-    (edge of stability: gradient descent is stable up to 2/λmax).
+    ``critical`` measures the critical learning rate of the loss along the update that was just made,
 
-    Logged as ``sharpness/{lambda_max, inverse, coverage}``. With gradient accumulation or several backward passes
-    in one batch, the first loss is measured.
+    .. math:: \eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},
 
-    The loss must have second derivatives, and the parameters must be real. Compiled modules and fused attention
-    kernels have no second derivatives: the monitor then warns once and logs nothing, as with complex parameters. Where
-    parameters are sharded over processes it says at the start that it does nothing.
+    by an exponential and then a binary search of forward passes (arXiv 2601.16979). L is the loss of the batch, or with
+    accumulation of the batches, from which the update came. The passes draw the same random numbers from the same
+    buffers, log nothing, and leave no trace; a measurement takes as long as two or three training steps. It holds for
+    any optimizer, at any size of network. η* of ``BiLipschitzMonitor`` is the critical rate of the neurons, η_c that of
+    the loss: TensorBoard shows both, and η, in one chart.
+
+    ``hessian`` measures λmax, the largest eigenvalue of the Hessian of the batch's loss over all trainable parameters,
+    by Hessian-vector products. They are taken from the graph that the training step has just built, before it goes
+    backward. Hooks of modules and of parameters for the backward pass are left out of these passes; what a
+    ``torch.autograd.Function`` or a hook on an activation draws and counts is put back where it can be reached from the
+    module. Gradient descent is stable up to 2/λmax, which for a quadratic loss is the least that η_c can be; for Adam
+    and others that scale the gradient it is no limit. 1/λmax is what the experiments of arXiv 2510.02670 plot.
+
+    ``auto`` measures η_c, and λmax where the loss has second derivatives (compiled modules and fused attention have
+    none) and the time suffices.
+
+    Logged as ``sharpness/{learning_rate, critical_lr, lambda_max, inverse, coverage}``. λmax is of the first loss of a
+    batch or of several that are accumulated; with several updates in a batch, η_c is of the first.
+
+    A training step that cannot be made again has no η_c, and a warning says so once: one that changes parameters
+    itself, draws its own batch, calls ``loss.backward()`` in the place of ``manual_backward``, or depends on what lies
+    outside the module. Complex parameters have no λmax. Where parameters are sharded over processes the monitor says at
+    the start that it does nothing.
 
     Args:
         every_n_train_steps: Measure every n-th optimizer step; where a batch makes several, at the start of the next.
+            η_c is measured at the next step that moves a parameter, and on a limited budget also where 20 seconds have
+            passed.
         max_overhead: Share of the training time that measuring may take; None measures every due step.
+        method: ``auto``, ``critical`` or ``hessian``.
 
     Attributes:
         history: List of ``SharpnessRecord``.
@@ -74,15 +83,19 @@ class SharpnessMonitor(OptionedCallback):
 
     Example:
         >>> import lightning_topo as lt
-        >>> monitor = lt.SharpnessMonitor(every_n_train_steps=50)
-        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].lambda_max
+        >>> monitor = lt.SharpnessMonitor(every_n_train_steps=50, method="critical")
+        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].critical_lr
     """
 
     name = "sharpness"
+    later_options = MappingProxyType({"method": "auto"})
 
-    def __init__(self, every_n_train_steps: int = 100, max_overhead: float | None = 0.05) -> None:
+    def __init__(self, every_n_train_steps: int = 100, max_overhead: float | None = 0.05, method: str = "auto") -> None:
         self.every_n_train_steps = require_positive_int("every_n_train_steps", every_n_train_steps)
         self.max_overhead = require_share("max_overhead", max_overhead)
+        if method not in _METHODS:
+            raise ValueError(f"expected method to be one of {', '.join(_METHODS)}, got {method!r}")
+        self.method = method
         self.history: list[SharpnessRecord] = []
         self.active = self.ready = False
         self._announcer = Announcer(type(self).__name__)
@@ -91,11 +104,22 @@ class SharpnessMonitor(OptionedCallback):
         self._processes = Processes()
         self._admission = Admission(self._budget, self._processes)
         self._unseen = UnseenPasses()
+        self._probe = CriticalProbe(self._after_update)
         self._last_step: int | None = None
-        self._batch_began = 0.0
-        self._batches = 0.0
+        self._forget_fit()
         self.skip_empty_hooks()
         self.hear("on_before_backward", False)
+
+    def _forget_fit(self) -> None:
+        """Nothing of a fit is left."""
+        self._trainer: Any = None
+        self._batch_began = self._due_at = 0.0
+        self._batches = 0.0
+        self._wants_critical = self.method != "hessian"
+        self._wants_hessian = self.method != "critical"
+        self._tried = self._admitted = self._unmoved = False
+        self._probe.forget()
+        self._unseen.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, the step at which the last batch began, and the figures that were logged last."""
@@ -112,6 +136,7 @@ class SharpnessMonitor(OptionedCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Decide whether to measure."""
         self.ready = False
+        self._forget_fit()
         self._processes = Processes.of(trainer)
         self._admission = Admission(self._budget, self._processes)
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
@@ -119,22 +144,34 @@ class SharpnessMonitor(OptionedCallback):
             self._budget.forget()
             self._announcer.forget()
             self._last_step, self._writer.last = None, {}
-        if self.active and shards_parameters(trainer.strategy):
+        if self.active:
+            self._refuse(trainer)
+        self.hear("on_train_batch_start", self.active)
+        self.hear("on_before_backward", False)
+
+    def _refuse(self, trainer: Any) -> None:
+        """Say what cannot be measured under a strategy."""
+        if shards_parameters(trainer.strategy):
             self.active = False
             if self._processes.lead:
                 self._announcer.warn_once(
                     f"{type(self).__name__} does not measure under {type(trainer.strategy).__name__}: a loss of "
                     "sharded parameters has no second derivative, because the whole parameters are gone after the "
-                    "forward pass. Training goes on unmonitored."
+                    "forward pass, and it is not evaluated outside of a step. Training goes on unmonitored."
                 )
-        self.hear("on_train_batch_start", self.active)
-        self.hear("on_before_backward", False)
+        elif self._wants_critical and (obstacle := hidden_updates(trainer.strategy)) is not None:
+            self._wants_critical, self.active = False, self._wants_hessian
+            message = f"{type(self).__name__} does not measure the critical rate of the loss {obstacle}."
+            if self.active:
+                rank_zero_info(trainer, message)
+            elif self._processes.lead:
+                self._announcer.warn_once(f"{message} Training goes on unmonitored.")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count training time."""
         self._budget.start()
         self.ready = True
-        self._batches = batches_left(trainer)
+        self._trainer, self._batches = trainer, batches_left(trainer)
         if self.active:
             self._writer.publish_last(trainer)
         if self._processes.lead:
@@ -142,56 +179,141 @@ class SharpnessMonitor(OptionedCallback):
                 write_layout(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Listen to the loss of the first batch of a due step."""
-        step = trainer.global_step
+        """Listen to the loss of the first batch of a due step, and to its update."""
+        step, began = trainer.global_step, time.perf_counter()
         due = multiple_reached(self.every_n_train_steps, step, self._last_step)
-        self.hear("on_before_backward", due)
+        hessian = due and self._wants_hessian
+        self.hear("on_before_backward", hessian)
         self._unseen.uncover()  # where the last batch had no loss
-        if due and self._processes.lead:
+        if hessian and self._processes.lead:
             self._unseen.cover(pl_module)
-        self._last_step = step
-        self._batch_began = time.perf_counter()
+        if self._wants_critical:
+            self._follow(trainer, pl_module, due or self._slow(began), more=step == self._last_step)
+        self._last_step, self._batch_began = step, began
+        if due:
+            self._due_at = began
+
+    def _slow(self, now: float) -> bool:
+        """Whether steps take so long that a measurement is due by the clock; processes have one each."""
+        if self.max_overhead is None or self._processes.several or now - self._due_at < _SECONDS:
+            return False
+        self._due_at = now
+        return True
+
+    def _follow(self, trainer: Any, pl_module: Any, due: bool, more: bool) -> None:
+        """Keep the batches that lead to an update that is to be measured; ``more``: of the same as the last batch."""
+        if self._probe.waiting and more:
+            self._probe.next_batch()
+            return
+        self._probe.end()  # whose update was left out by a gradient scaler
+        if not due and not self._unmoved:
+            return
+        # What it costs is known but for the first time: then it is asked for once the forward pass has been timed.
+        self._admitted = self._tried and self._admission.admits("critical")
+        if self._admitted or not self._tried:
+            self._unmoved = False
+            with self._announcer.never_fatal(_CRITICAL), self._budget.spending(pl_module.device, kind="recording"):
+                self._probe.begin(trainer, pl_module)
+            self._tried = self._tried or not self._probe.waiting
+
+    def _after_update(self) -> None:
+        """Search along the update that has just been made; every process enters."""
+        trainer, forward = self._trainer, self._probe.seconds
+        times = {"guess": _CRITICAL_PASSES * forward, "run_time": 3 * forward * self._batches}
+        if not self._admitted and not self._admission.admits("critical", **times):
+            return
+        self._tried = True
+        with self._budget.spending(trainer.lightning_module.device, kind="critical"):
+            metrics: dict[str, float] = {}
+            with self._announcer.never_fatal(_CRITICAL):
+                found = self._probe.measure()
+                self._unmoved = found is None
+                if found is not None and self._processes.lead:
+                    metrics = {"learning_rate": found.learning_rate, "critical_lr": found.critical_lr}
+            self._log(trainer, metrics)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Measure on the graph of the loss, which stays as it is."""
         self.hear("on_before_backward", False)
         self._unseen.uncover()
+        if self._wants_critical and not self._tried and self.max_overhead is not None:
+            return  # the cheaper method first
         forward = time.perf_counter() - self._batch_began
-        if not self._admission.admits(guess=_FORWARD_PASSES * forward, run_time=3 * forward * self._batches):
+        times = {"guess": _HESSIAN_PASSES * forward, "run_time": 3 * forward * self._batches}
+        if not self._admission.admits("hessian", **times):
             return
         metrics: dict[str, float] = {}
         if self._processes.lead:
-            with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
+            with self._budget.spending(pl_module.device):
+                metrics = self._of_hessian(trainer, pl_module, loss)
+        with self._budget.spending():
+            self._log(trainer, metrics)
+
+    def _of_hessian(self, trainer: Any, pl_module: Any, loss: Tensor) -> dict[str, float]:
+        with self._announcer.never_fatal():
+            try:
                 with self._unseen.made(pl_module):
                     value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
-                record = SharpnessRecord(logger_step(trainer), value, 1 / value if value else float("inf"))
-                remember(self.history, [record])
-                metrics = {SHARPNESS.of_run("lambda_max"): record.lambda_max}
-                metrics |= {SHARPNESS.of_run("inverse"): record.inverse, SHARPNESS.coverage: self._budget.coverage}
-        with self._budget.spending():
-            self._writer.write(trainer, metrics, self._processes)
+                return {"lambda_max": value, "inverse": 1 / value if value else math.inf}
+            except Exception as error:
+                if self.method == "hessian":
+                    raise
+                self._wants_hessian = False
+                rank_zero_info(
+                    trainer,
+                    f"{type(self).__name__} measures the critical rate of the loss alone, and not the largest "
+                    f"eigenvalue of its Hessian ({type(error).__name__}: {error}).",
+                )
+        return {}
+
+    def _log(self, trainer: Any, values: dict[str, float]) -> None:
+        """Remember and write what was measured at a step; every process enters."""
+        metrics: dict[str, float] = {}
+        if values:
+            metrics = remember_sharpness(self.history, logger_step(trainer), values)
+            metrics[SHARPNESS.coverage] = self._budget.coverage
+        self._writer.write(trainer, metrics, self._processes)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say so when the fit was too short to measure anything."""
-        self._unseen.forget()
-        if self.active and self._processes.lead and self._budget.left_all_out:
-            self._announcer.warn_once(
-                "SharpnessMonitor measured nothing in this fit: one measurement takes about as long as "
-                f"{_FORWARD_PASSES // 3} training steps, more than max_overhead={self.max_overhead:g} leaves in a fit "
-                "of this length. Pass a larger max_overhead, or None to measure every due step."
-            )
+        """Say so when nothing could be measured."""
+        if self.active and self._processes.lead:
+            if self._budget.left_all_out:
+                steps = (_CRITICAL_PASSES if self._wants_critical else _HESSIAN_PASSES) // 3
+                self._announcer.warn_once(
+                    f"SharpnessMonitor measured nothing in this fit: one measurement takes about as long as {steps} "
+                    f"training steps, more than max_overhead={self.max_overhead:g} leaves in a fit of this length. "
+                    "Pass a larger max_overhead, or None to measure every due step."
+                )
+            elif self._unmoved:
+                self._announcer.warn_once(
+                    "The last updates of this fit moved no parameter, as with a learning rate of 0: SharpnessMonitor "
+                    "tells no critical rate of them."
+                )
+        self._forget_fit()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the module's hooks as they were."""
-        self._unseen.forget()
+        """Leave the module's hooks and the strategy as they were."""
+        self._forget_fit()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave the module's hooks as they were."""
-        self._unseen.forget()
+        """Leave the module's hooks and the strategy as they were."""
+        self._forget_fit()
 
     def charts(self) -> dict[str, list[str]]:
         """TensorBoard charts: title and the tags drawn together."""
-        return {"inverse sharpness": [SHARPNESS.of_run("inverse")]}
+        charts = {}
+        if self._wants_critical:
+            rates = [SHARPNESS.of_run(name) for name in ("learning_rate", "critical_lr")]
+            charts["learning rate η, and critical rates: of the loss η_c, of the neurons η*"] = [
+                *rates,
+                BILIPSCHITZ.of_run("critical_lr"),
+            ]
+        if self._wants_hessian:
+            charts["inverse sharpness"] = [SHARPNESS.of_run("inverse")]
+        return charts
+
+
+_CRITICAL = "measure the critical rate of the loss"
 
 
 def _sharpness(loss: Tensor, module: Any) -> float:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_topo.control.controller import RateController
-from lightning_topo.control.rule import SHARE, RateRule
-from lightning_topo.control.schedule_shape import ScheduleName, Shape, schedule_shape
+from lightning_topo.control.rule import RateRule
+from lightning_topo.control.schedule_shape import Schedule, ScheduleName
 from lightning_topo.neurons import NeuronGroup, select_groups
 from lightning_topo.updates import StepHooks
 
@@ -23,7 +23,7 @@ def topological_rate_control(
     model: nn.Module,
     example_input: Any = None,
     total_steps: int | None = None,
-    share: float = SHARE,
+    share: float | None = None,
     half_life: float | None = None,
     schedule: ScheduleName = "auto",
     groups: str | list[str] | list[NeuronGroup] | None = None,
@@ -44,7 +44,7 @@ def topological_rate_control(
         model: The model that it trains.
         example_input: What the model's forward takes, to find groups and to check them.
         total_steps: Number of updates of the run; None where it is not known.
-        share: Share of η* to train at, in (0, 1].
+        share: Share of η* to train at, in (0, 1]; default 0.2, and 0.025 of a constant rate.
         half_life: Updates after which half of a fall of η* is forgotten; default half of ``total_steps``, less in its
             first tenth, and never where that is not known.
         schedule: ``"cosine"`` or ``"linear"``, after a warm-up over a tenth of the run, or ``"constant"``; ``"auto"``:
@@ -75,9 +75,11 @@ def topological_rate_control(
         (3, True)
     """
     total = math.inf if total_steps is None else float(total_steps)
-    rule = RateRule.of_run(share, half_life, total)
+    scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # a scheduler has been there
+    planned = Schedule.of_run(schedule, total, scheduled)
+    rule = RateRule.of_run(planned.share if share is None else share, half_life, total)
     found = select_groups(model, groups, example_input)
-    controller = RateController(optimizer, model, found, rule, _shape(schedule, total, optimizer), every)
+    controller = RateController(optimizer, model, found, rule, planned.shape, every)
     hooks = StepHooks(lambda *_: controller.before(), lambda *_: controller.after(), sets_rates=True)
     hooks.attach([optimizer])
     try:
@@ -85,11 +87,3 @@ def topological_rate_control(
     finally:
         hooks.release()
         controller.put_back()
-
-
-def _shape(schedule: str, total: float, optimizer: Optimizer) -> Shape | None:
-    if schedule != "auto":
-        return schedule_shape(schedule, total)
-    if any("initial_lr" in group for group in optimizer.param_groups):  # a scheduler has been there
-        return None
-    return schedule_shape("cosine" if math.isfinite(total) else "constant", total)

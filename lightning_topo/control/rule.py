@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# By docs/evidence/rate-control-settings.md: with one setting the best of a sweep in the mean, on sixteen tasks.
-SHARE = 0.2
-# The run's parts: until when its first updates are forgotten faster, and half-lives before and after.
+# The run's parts: until when its first updates are forgotten faster, and half-lives before and after; by
+# docs/evidence/rate-control-settings.md.
 WARM_UP, WARM_HALF_LIFE, HALF_LIFE = 0.1, 0.15, 0.5
 
 
@@ -54,7 +53,7 @@ class RateRule:
         0.1
     """
 
-    share: float = SHARE
+    share: float
     half_life: float = math.inf
     warm_up: float = 0.0
     warm_half_life: float = math.inf

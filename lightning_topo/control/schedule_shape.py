@@ -4,13 +4,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
+
+# Of η*, by docs/evidence/rates.md: with one setting the best of a sweep in the mean where the rate decays to the end of
+# the run. Noise that a decay would take out asks for an eighth of it where the rate stays.
+SHARE, SHARE_AT_CONSTANT = 0.2, 0.025
 
 ScheduleName = Literal["auto", "cosine", "linear", "constant"]
 Shape = Callable[[int], float]
 
 # Part of the run in which the rate rises to its full height.
 WARM_UP = 0.1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the rate of a run goes.
+
+    Attributes:
+        name: ``"cosine"``, ``"linear"``, ``"constant"``, or ``"own"`` for what the optimizer's own rates do.
+        share: Share of η* that suits it.
+        shape: The part of the full rate by the number of the update; None for ``"own"``.
+    """
+
+    name: str
+    share: float
+    shape: Shape | None
+
+    @classmethod
+    def of_run(cls, name: str, total_updates: float, scheduled: bool) -> Schedule:
+        """The schedule that is asked for.
+
+        Args:
+            name: As in :func:`schedule_shape`, or ``"auto"``: the optimizer's own where it is ``scheduled``, else the
+                cosine, or a constant rate where the number of updates is not known.
+            total_updates: Number of updates of the run; infinite where it is not known.
+            scheduled: Whether a scheduler changes the optimizer's rates.
+
+        Raises:
+            ValueError: As in :func:`schedule_shape`.
+        """
+        if name == "auto" and scheduled:
+            return cls("own", SHARE, None)
+        if name == "auto":
+            name = "cosine" if math.isfinite(total_updates) else "constant"
+        share = SHARE_AT_CONSTANT if name == "constant" else SHARE
+        return cls(name, share, schedule_shape(name, total_updates))
 
 
 def schedule_shape(name: str, total_updates: float) -> Shape:

@@ -4,6 +4,7 @@ from lightning_topo.functional.betti import betti_at_scale, betti_numbers
 from lightning_topo.functional.bi_lipschitz import BiLipschitz, bi_lipschitz
 from lightning_topo.functional.bottleneck import bottleneck_distance
 from lightning_topo.functional.certificate import certified_betti
+from lightning_topo.functional.critical_multiple import CriticalMultiple, critical_multiple
 from lightning_topo.functional.persistence import Persistence, persistence
 from lightning_topo.functional.sampling import farthest_point_sample
 from lightning_topo.functional.sharpness import sharpness
@@ -11,12 +12,14 @@ from lightning_topo.functional.summaries import persistence_entropy, total_persi
 
 __all__ = [
     "BiLipschitz",
+    "CriticalMultiple",
     "Persistence",
     "betti_at_scale",
     "betti_numbers",
     "bi_lipschitz",
     "bottleneck_distance",
     "certified_betti",
+    "critical_multiple",
     "farthest_point_sample",
     "persistence",
     "persistence_entropy",

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_topo.neurons.exchange.perturbed import perturb
 from lightning_topo.neurons.exchange.sandbox import Sandbox, open_sandbox
-from lightning_topo.neurons.exchange.symmetry import asymmetric, perturb
+from lightning_topo.neurons.exchange.symmetry import asymmetric
 from lightning_topo.neurons.group import NeuronGroup
 from lightning_topo.neurons.member import Member
 from lightning_topo.neurons.tracing.axes import Atom, atoms, occurrences
@@ -111,7 +112,7 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
         2.bias 0 model output
     """
     sandbox = open_sandbox(model, example_input, Recorder)
-    flow = _followed(sandbox)
+    flow = followed(sandbox)
     unused = flow.unused()
     if unused and flow.trace.branches():
         listed = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
@@ -130,7 +131,7 @@ def discover_neurons(model: nn.Module, example_input: Any = None) -> Discovery:
     return Discovery(groups, tuple(_uncovered(flow, groups, refuted)))
 
 
-def _followed(sandbox: Sandbox) -> Flow:
+def followed(sandbox: Sandbox) -> Flow:
     """The flow of the first run; of more runs, on perturbed copies, while some parameters wait for their branch."""
     recorder: Recorder = sandbox.watcher
     flow = propagate(recorder.finish(sandbox.output))

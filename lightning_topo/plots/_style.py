@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_topo.plots.picture import png
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, one colour a homology dimension; the markers tell them apart in print.
 DIMENSION_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 DIMENSION_MARKERS = ("o", "^", "s", "D")
+# The same palette, for lines of neuron groups.
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a6d3b")
 GREY = "#8a8a8a"
 LIGHT_GREY = "#f1f1f1"
 
@@ -25,6 +29,25 @@ def new_axes(left: float = 0.13, right: float = 0.97, bottom: float = 0.11) -> A
 
     margins = {"left": left, "right": right, "bottom": bottom, "top": 0.92}
     return Figure(figsize=(6.4, 4.8), dpi=100).subplots(gridspec_kw=margins)
+
+
+def notebook_axes(show: bool = False) -> Axes:
+    """Make axes that a notebook shows as the last value of a cell, or, to be shown in a window, pyplot's own."""
+    if show:
+        from matplotlib import pyplot as plt
+
+        return plt.figure(figsize=(6.4, 4.8)).subplots()
+    ax = new_axes()
+    ax._repr_png_ = lambda: png(ax.figure)  # type: ignore[attr-defined]
+    return ax
+
+
+def show_if(show: bool) -> None:
+    """Open pyplot's figures in windows, where that is asked for."""
+    if show:
+        from matplotlib import pyplot as plt
+
+        plt.show()
 
 
 def dimension_style(dimension: int) -> tuple[str, str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lightning_topo.plots._style import GREY, new_axes
+from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 _HELD, _BROKEN, _RATE = "#0072B2", "#D55E00", "#009E73"
 # Rates that are shown, over the ends of the bracket: farther trials only show the way that the search came.
@@ -75,7 +73,7 @@ def plot_lr_search(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['held', 'broke', 'η* = 0.105', 'suggestion 0.0262']
     """
-    ax = _axes(show) if ax is None else ax
+    ax = notebook_axes(show) if ax is None else ax
     below = _lower_half(ax)
     low, high = _window(result, result.suggestion(safety) if suggest else None)
     near = [trial for trial in result.trials if low <= trial.lr <= high]
@@ -89,26 +87,7 @@ def plot_lr_search(
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=4, **style)
     _note_farther(ax, [trial.lr for trial in result.trials if trial.lr > high])
     _draw_losses(below, near, result.critical_lr, result.bracket)
-    if show:
-        from matplotlib import pyplot as plt
-
-        plt.show()
-    return ax
-
-
-def _axes(show: bool) -> Axes:
-    if show:
-        from matplotlib import pyplot as plt
-
-        return plt.figure(figsize=(6.4, 4.8)).subplots()
-    ax = new_axes()
-
-    def picture() -> bytes:
-        buffer = io.BytesIO()
-        cast("Figure", ax.figure).savefig(buffer, format="png")
-        return buffer.getvalue()
-
-    ax._repr_png_ = picture  # type: ignore[attr-defined]  # how notebooks show an object that pyplot does not know
+    show_if(show)
     return ax
 
 

@@ -48,20 +48,35 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
                 [0., 0.],
                 [1., 0.]])
     """
+    return principal_axes(points, 2)
+
+
+def principal_axes(points: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
+    """Find the mean of a cloud and the axes along which it varies most; see :func:`principal_plane`.
+
+    Args:
+        points: Neurons, shape (n, D). Rows that are not finite are left out.
+        n_axes: How many axes.
+
+    Returns:
+        The mean, shape (D,), and the axes, shape (D, n_axes), orthonormal; with D < n_axes the last ones are zero.
+
+    Raises:
+        ValueError: If ``points`` is not of that shape or has no finite row.
+    """
     points = _finite(points)
     mean = points.mean(0)
     centred = points - mean
     n, dimension = points.shape
-    if dimension == 1:
-        return mean, torch.cat([torch.ones_like(mean), torch.zeros_like(mean)])[None]
+    wanted = min(n_axes, dimension)
     if dimension <= n:
-        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:].flip(1)
+        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -wanted:].flip(1)
     else:  # the same axes from the smaller matrix
-        weights = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -2:].flip(1)
-        axes = centred.T @ torch.nn.functional.pad(weights, (0, 2 - weights.shape[1]))
-    basis = torch.linalg.qr(axes).Q  # orthonormal also where the cloud has fewer than two directions
+        weights = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -wanted:].flip(1)
+        axes = centred.T @ torch.nn.functional.pad(weights, (0, wanted - weights.shape[1]))
+    basis = torch.linalg.qr(axes).Q  # orthonormal also where the cloud has fewer directions
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-    return mean, basis * torch.where(largest < 0, -1.0, 1.0)
+    return mean, torch.nn.functional.pad(basis * torch.where(largest < 0, -1.0, 1.0), (0, n_axes - wanted))
 
 
 def plot_neuron_cloud(
@@ -106,7 +121,7 @@ def plot_neuron_cloud(
     ax.set_title(_title(len(points), int(shown.sum()), start is not points))
     if not shown.any():
         return ax
-    colours = _start_colours(start[shown.to(start.device)])
+    colours = start_colours(start[shown.to(start.device)])
     _scatter(ax, points[shown], plane, colours, size=14)
     if start is not points:
         inset = ax.inset_axes((1.01, 0.72, 0.27, 0.28))
@@ -131,7 +146,8 @@ def _title(n: int, n_shown: int, has_start: bool) -> str:
     return f"Neuron cloud: {n} neurons{left_out}" + (", coloured by start" if has_start else "")
 
 
-def _start_colours(start: Tensor) -> np.ndarray:
+def start_colours(start: Tensor) -> np.ndarray:
+    """Colours of neurons by where they lay in the plane of their start, RGB in [0, 1], shape (n, 3)."""
     mean, basis = principal_plane(start)
     across = (_finite(start) - mean) @ basis
     x, y = (across / across.std(0, correction=0).clamp_min(torch.finfo(across.dtype).tiny)).cpu().numpy().T

@@ -30,6 +30,13 @@ def is_spread(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "placements") or getattr(parameter, "_fsdp_flattened", False)
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP, tensor parallelism or DeepSpeed has divided the module's own parameters among processes."""
+    own = module.parameters(recurse=False)
+    divided = any(is_spread(parameter) or hasattr(parameter, "ds_id") for parameter in own)
+    return divided or _is_fsdp1(module) or _is_fsdp2(module)
+
+
 def measured_model(trainer: Any, pl_module: Any) -> Any:
     """The module through which the neurons are read, its parameters sharded as the optimizer sees them."""
     wrapped = trainer.strategy.model

@@ -1,6 +1,11 @@
 """LightningCLI, and the loggers that come with Lightning."""
 
 import csv
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -94,20 +99,86 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
     trainer(monitors, logger=logger).fit(classifier(), data())
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert "bilipschitz/net.0/critical_lr" in tags["scalars"]
-    assert "topology/net.4/betti_2" in tags["scalars"]
+    assert "bilipschitz_groups/net.0/critical_lr" in tags["scalars"]
+    assert "topology_groups/net.4/betti_2" in tags["scalars"]
     assert "sharpness/lambda_max" in tags["scalars"]
+    kappas = [event.value for event in events.Scalars("bilipschitz/criticality")]
+    logarithms = [event.value for event in events.Scalars("bilipschitz/log10_criticality")]
+    assert logarithms == pytest.approx([math.log10(kappa) for kappa in kappas], rel=1e-5)
+    assert "lightning_topo/overview" in tags["images"]
     for kind in ("diagram", "barcode", "cloud"):
         # Measured before the first update and after every third: figures at measurements 1, 2, 4, 8 and the last.
         assert [image.step for image in events.Images(f"topology/net.0/{kind}")] == [0, 2, 8, 20, 23]
 
-    (written,) = events.Tensors("custom_scalars__config__")
+    written = events.Tensors("custom_scalars__config__")[-1]  # the one that TensorBoard shows
     layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
-    assert charts["net.0: η and η*"] == [r"^bilipschitz/net\.0/learning_rate$", r"^bilipschitz/net\.0/critical_lr$"]
-    assert charts["net.4: lower and upper constant"] == [r"^bilipschitz/net\.4/lower$", r"^bilipschitz/net\.4/upper$"]
-    assert len(charts["net.0: Betti numbers"]) == 3
-    assert "inverse sharpness" in charts
+    criticality, rates, stretch, *_ = charts.values()
+    assert criticality == [rf"^bilipschitz_groups/net\.{n}/log10_criticality$" for n in (0, 4)]
+    sections = ("bilipschitz/log10_learning_rate", "bilipschitz/log10_critical_lr", "sharpness/log10_critical_lr")
+    assert rates == [f"^{tag}$" for tag in sections]
+    assert stretch == ["^bilipschitz/squeeze$", "^bilipschitz/stretch$"]
+    moved = {
+        (group, k)
+        for group in ("net.0", "net.4")
+        for k in range(3)
+        if len({record.betti[k] for record in monitors[1].history if record.group == group}) > 1
+    }
+    drawn = {tag for title, tags in charts.items() if "Betti" in title for tag in tags}
+    assert drawn == {f"^topology_groups/{group.replace('.', chr(92) + '.')}/betti_{k}$" for group, k in moved}
+
+
+def deep(n_hidden):
+    """A perceptron with some hidden layers, each a neuron group."""
+    layers = [(torch.nn.Linear(6, 6), torch.nn.Tanh()) for _ in range(n_hidden)]
+    return torch.nn.Sequential(*(part for pair in layers for part in pair), torch.nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize(
+    ("n_hidden", "per_group", "shown"),
+    [(8, "auto", True), (9, "auto", False), (9, True, True), (2, False, False)],
+)
+def test_figures_of_groups_are_shown_up_to_eight_of_them(
+    n_hidden, per_group, shown, classifier, trainer, data, recorder, tmp_path
+):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = pl.loggers.TensorBoardLogger(tmp_path)
+    module = classifier()
+    module.net = deep(n_hidden)
+    monitor = lt.BiLipschitzMonitor(max_overhead=None, per_group=per_group, figures=False)
+    made = trainer([monitor], logger=[recorder, board], max_steps=3)
+    made.fit(module, data())
+    assert bool(recorder.series("bilipschitz.net.0.criticality")) is shown
+    assert len(recorder.series("bilipschitz.criticality")) == 3
+    assert len(recorder.series("bilipschitz.median_criticality")) == 3
+    assert "bilipschitz/net.0/criticality" in made.callback_metrics
+    assert len({record.group for record in monitor.history}) == n_hidden
+    tags = EventAccumulator(board.log_dir).Reload().Tags()["scalars"]
+    of_groups = [tag for tag in tags if tag.startswith("bilipschitz_groups/")]
+    assert len(of_groups) == (7 * n_hidden if shown else 0)
+
+
+@pytest.mark.parametrize("per_group", [1, None, "yes"])
+def test_per_group_is_checked(per_group):
+    with pytest.raises(ValueError, match='per_group must be True, False or "auto"'):
+        lt.BiLipschitzMonitor(per_group=per_group)
+
+
+def test_example_of_the_command_line(tmp_path):
+    """Class names alone, in YAML and on the command line."""
+    pytest.importorskip("jsonargparse")
+    folder = Path(__file__).parents[2] / "examples" / "cli"
+    command = [sys.executable, "-W", "ignore", str(folder / "train.py"), "fit", "--config", str(folder / "config.yaml")]
+    more = ["--trainer.callbacks+=TopologicalStepClipping", "--trainer.callbacks.max_criticality=0.3"]
+    # Where the package is not installed it is found beside the tests.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 80 that were made." in done.stderr
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    assert "bilipschitz/criticality" in metrics.read_text()
+    assert list(metrics.parent.rglob("overview/*.png"))
 
 
 def test_several_loggers_get_the_same(classifier, trainer, data, tmp_path, recorder):

@@ -219,7 +219,7 @@ def test_a_run_of_unknown_length_has_a_constant_shape(max_epochs, classifier, tr
         made = trainer([control, Stop()], max_epochs=max_epochs)
         made.fit(classifier(adam), DataLoader(Stream(), batch_size=8))
     assert made.global_step == 10
-    assert any("a constant rate, as the length of the run is not known" in r.message for r in caplog.records)
+    assert any("the rate stays, as the length of the run is not known" in r.message for r in caplog.records)
 
 
 def test_unseen_updates_are_said(classifier, trainer):

@@ -123,7 +123,7 @@ def constant_meter(monkeypatch, smoothness):
 def test_no_trace_but_the_rate(monkeypatch, name):
     """Where the critical rate is constant, training is plain training at that rate, bit for bit."""
     constant_meter(monkeypatch, 0.2 / 0.01)
-    model, rates, _ = controlled(name, lr=0.01, schedule="constant")
+    model, rates, _ = controlled(name, lr=0.01, schedule="constant", share=0.2)
     plain = network()
     optimizer = OPTIMIZERS[name](plain.parameters(), 0.01)
     for x, y in batches():

@@ -65,4 +65,4 @@ def test_a_run_of_unknown_length_never_forgets():
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        RateRule(**options)
+        RateRule(**{"share": 0.2, **options})

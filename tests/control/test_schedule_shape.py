@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_topo.control import schedule_shape
+from lightning_topo.control import Schedule, schedule_shape
 
 
 def scheduled(make, n):
@@ -52,3 +52,23 @@ def test_a_decay_needs_a_length(total):
 def test_unknown_names():
     with pytest.raises(ValueError, match="auto, cosine, linear, constant, got 'step'"):
         schedule_shape("step", 10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "total", "scheduled", "name", "share"),
+    [
+        ("auto", 100, False, "cosine", 0.2),
+        ("auto", math.inf, False, "constant", 0.025),
+        ("auto", math.inf, True, "own", 0.2),
+        ("linear", 100, True, "linear", 0.2),
+        ("constant", 100, True, "constant", 0.025),
+    ],
+)
+def test_the_schedule_of_a_run_and_the_share_that_suits_it(asked, total, scheduled, name, share):
+    schedule = Schedule.of_run(asked, total, scheduled)
+    assert (schedule.name, schedule.share) == (name, share)
+    if name == "own":
+        assert schedule.shape is None
+    else:
+        expected = schedule_shape(name, total)
+        assert [schedule.shape(t) for t in (0, 7, 50)] == [expected(t) for t in (0, 7, 50)]

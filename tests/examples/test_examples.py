@@ -53,6 +53,13 @@ def test_no_learning_rate(tmp_path):
     assert (tmp_path / "logs" / "no_learning_rate.png").stat().st_size > 10_000
 
 
+@pytest.mark.timeout(600)
+def test_merge_neurons(tmp_path):
+    done = run("merge_neurons.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "net.0: 256 units -> " in done.stdout
+
+
 def many_processes(strategy, accelerator, devices, cwd):
     output = cwd / f"{strategy}.json"
     options = ["--strategy", strategy, "--accelerator", accelerator, "--devices", str(devices), "--output", str(output)]

@@ -1,9 +1,6 @@
 """The architectures of the README's table: which groups they have, and that these are right on the real model."""
 
 import copy
-import importlib.util
-import pathlib
-import sys
 import warnings
 
 import pytest
@@ -13,14 +10,9 @@ from torch import nn
 from lightning_topo.neurons import Member, NeuronGroup, UncoveredAxis, discover_neurons, is_permutation_symmetric
 from lightning_topo.neurons.exchange.outputs import floating_tensors
 
-_PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "architectures.py"
-_SPEC = importlib.util.spec_from_file_location("architectures", _PATH)
-_MODULE = importlib.util.module_from_spec(_SPEC)
-sys.path.insert(0, str(_PATH.parent))  # where the script finds its neighbours
-try:
-    _SPEC.loader.exec_module(_MODULE)
-finally:
-    sys.path.remove(str(_PATH.parent))
+from .conftest import architectures
+
+_MODULE = architectures()
 MORE = {**_MODULE.SMALL, **_MODULE.FAMILIES}
 ARCHITECTURES = {name: make for name, make in _MODULE.ARCHITECTURES.items() if name not in MORE}
 TORCH_ONLY = (

@@ -5,22 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_topo.neurons import Member, NeuronGroup, discover_neurons, is_permutation_symmetric
+from lightning_topo.neurons import Member, discover_neurons
+
+from .conftest import Net, check_groups, check_members
 
 parametrizations = nn.utils.parametrizations
-
-
-class Net(nn.Module):
-    """Modules by name, and a forward pass given as a function of them and the input."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self._forward = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self._forward(self, x)
 
 
 def attention(q, k, v, **options):
@@ -529,26 +518,12 @@ INVISIBLE = {"3.bias", "k.bias", "1.bias"}
 
 @pytest.mark.parametrize("case", CASES)
 def test_groups(case):
-    make, expected = CASES[case]
-    torch.manual_seed(0)
-    model, example = make()
-    found = discover_neurons(model, example)
-    sizes = {group.name: group.n_units(model) for group in found.groups}
-    assert sizes == expected
-    reasons = {axis.reason for axis in found.uncovered if not axis.reason.endswith("depends on positions")}
-    assert not any(reason.startswith(("operation", "refuted")) for reason in reasons)
+    check_groups(*CASES[case])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_groups_without_one_member_are_refused(case):
-    torch.manual_seed(0)
-    model, example = CASES[case][0]()
-    for group in discover_neurons(model, example).groups:
-        assert is_permutation_symmetric(model, group, example)
-        for missing in group.members if len(group.members) > 1 else ():
-            wrong = NeuronGroup(group.name, tuple(member for member in group.members if member != missing))
-            if missing.parameter not in INVISIBLE:
-                assert not is_permutation_symmetric(model, wrong, example), missing
+    check_members(CASES[case][0], INVISIBLE)
 
 
 def test_members_of_channels_per_group():

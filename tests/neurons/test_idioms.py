@@ -5,20 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_topo.neurons import NeuronGroup, discover_neurons, is_permutation_symmetric
+from lightning_topo.neurons import discover_neurons
 
-
-class Net(nn.Module):
-    """Modules and parameters by name, and a forward pass given as a function of them and the input."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self._forward = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self._forward(self, x)
+from .conftest import Net, check_groups, check_members
 
 
 def parameter(*shape):
@@ -237,24 +226,12 @@ INVISIBLE = {"k.bias", "p.bias", "qkv.bias"}
 
 @pytest.mark.parametrize("case", CASES)
 def test_groups(case):
-    make, expected = CASES[case]
-    torch.manual_seed(0)
-    model, example = make()
-    found = discover_neurons(model, example)
-    assert {group.name: group.n_units(model) for group in found.groups} == expected
-    assert not any(axis.reason.startswith(("operation view", "operation as", "refuted")) for axis in found.uncovered)
+    check_groups(*CASES[case])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_groups_without_one_member_are_refused(case):
-    torch.manual_seed(0)
-    model, example = CASES[case][0]()
-    for group in discover_neurons(model, example).groups:
-        assert is_permutation_symmetric(model, group, example)
-        for missing in group.members if len(group.members) > 1 else ():
-            wrong = NeuronGroup(group.name, tuple(member for member in group.members if member != missing))
-            if missing.parameter not in INVISIBLE:
-                assert not is_permutation_symmetric(model, wrong, example), missing
+    check_members(CASES[case][0], INVISIBLE)
 
 
 def test_what_a_shift_spoils_is_no_group():

@@ -30,7 +30,7 @@ def isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
     for module in list(isolated.modules()):
         module._compiled_call_impl = None
         for name, value in list(vars(module).items()):
-            if (plain := _uncompiled(value)) is not value:
+            if (plain := uncompiled(value)) is not value:
                 # Compiled in place, as Lightning does it with every step: deepcopy takes functions as they are, so that
                 # this one belongs to the original still, while a copy of the method that it was belongs to the copy.
                 vars(module)[name] = copy.deepcopy(plain, memo)
@@ -56,7 +56,7 @@ def _makes_weights(hook: Any) -> bool:
     return type(hook).__module__.startswith("torch.nn.utils")
 
 
-def _uncompiled(value: Any) -> Any:
+def uncompiled(value: Any) -> Any:
     """The function or method that torch.compile was given, of any other value itself."""
     function = value
     while isinstance(function, FunctionType) and hasattr(function, "_torchdynamo_orig_callable"):

@@ -65,8 +65,12 @@ class Sandbox:
 
 
 @torch.inference_mode(False)  # whose tensors could not be changed in place
-def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | None = None) -> Sandbox:
+def open_sandbox(
+    model: nn.Module, example_input: Any = None, watch: Watch | None = None, whole: bool = False
+) -> Sandbox:
     """Copy ``model`` and run the first call for ``example_input`` that works, in double precision if it can.
+
+    Of a batch it takes the first few items where that runs, unless the whole is asked for.
 
     Raises:
         TypeError: No module.
@@ -93,13 +97,13 @@ def open_sandbox(model: nn.Module, example_input: Any = None, watch: Watch | Non
                 ) from failure
             continue
         generators = reachable_generators(isolated)
-        for call, fitted, whole in _attempts(calls, isolated, in_double):
+        for call, fitted, complete in _attempts(calls, isolated, in_double, whole):
             try:
                 sandbox = Sandbox(isolated, call.map(fitted), in_double, generators=generators)
                 if next(floating_tensors(sandbox.run(watch)), None) is None:
                     raise ValueError("it returns no floating-point tensor")
             except Exception as failure:  # noqa: PERF203 (whatever a forward pass may raise)
-                failures += [(call.method, failure)] if whole else []
+                failures += [(call.method, failure)] if complete else []
             else:
                 return sandbox
     method, first = failures[0]
@@ -130,13 +134,13 @@ def _check_parameters(model: nn.Module) -> None:
 
 
 def _attempts(
-    calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool
+    calls: tuple[ExampleCall, ...], model: nn.Module, in_double: bool, whole: bool
 ) -> Iterator[tuple[ExampleCall, Callable[[Tensor], Tensor], bool]]:
     """The calls on few items, then (True) on all, each with what moves its tensors to the model and its precision."""
     parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     precisions = [torch.float64] if in_double else list(dict.fromkeys([None, parameter.dtype]))
     for call in calls:
-        fewer = fewer_items(call)
+        fewer = call if whole else fewer_items(call)
         for items in (fewer,) if fewer is call else (fewer, call):
             for dtype in precisions:
                 yield items, partial(_moved, device=parameter.device, dtype=dtype), items is call

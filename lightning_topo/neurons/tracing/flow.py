@@ -29,6 +29,22 @@ class Made:
     axis: Axis
 
 
+@dataclass(frozen=True)
+class Use:
+    """An operation brings a parameter together with what depends on the input.
+
+    Attributes:
+        parameter: Its name.
+        axis: One axis of it, as the operation finds it.
+        read: What of the axis is summed over, so that the parameter's numbers there are weights of the units; None if
+            nothing is.
+    """
+
+    parameter: str
+    axis: AnyAxis
+    read: Axis | None
+
+
 class Flow:
     """State of one pass over a trace, and what the rules need of it.
 
@@ -42,6 +58,8 @@ class Flow:
         self.cuts = cuts
         self.found_cuts: dict[object, frozenset[int]] = dict(cuts)
         self.made: list[Made] = []
+        self.uses: list[Use] = []
+        self.totals: list[tuple[Axis, str]] = []
         self.roles: list[tuple[str, Axis, int]] = []
         self.scores: dict[int, tuple[Axis, Axis]] = {}
         self.softmaxed: set[int] = set()
@@ -50,11 +68,13 @@ class Flow:
         self._sources: dict[Value, str] = {}
         self._origins: dict[Value, int] = {}
         self._originates = False
+        self._reading: dict[tuple[Value, int], Axis] = {}
 
     def begin(self, time: int) -> None:
         """Note that the operation at this position of the trace comes next."""
         self.time = time
         self._originates = False
+        self._reading = {}
 
     def end(self, operation: Operation, results: Sequence[Sequence[AnyAxis]]) -> None:
         """Note the axes of what the operation returned, and where it comes from."""
@@ -64,9 +84,14 @@ class Flow:
         sources = [self.source(value) for value in live]
         origins = {self.origin(value) for value, source in zip(live, sources, strict=True) if source is None}
         origin = self.time if self._originates or len(origins) > 1 else max(origins, default=-1)
+        mixed = None in sources
+        if mixed:
+            self._note_uses(live)
         for value in operation.outputs:
             self._origins[value] = origin
-            if sources[0] is not None and None not in sources:
+            if mixed:
+                self._sources.pop(value, None)  # an operation in place has added to a parameter what is none
+            elif sources[0] is not None:
                 self._sources.setdefault(value, sources[0])
 
     def known(self, value: Value) -> list[AnyAxis]:
@@ -115,6 +140,19 @@ class Flow:
         """Time of the contraction that the value comes from, or of what joined several."""
         return self._origins.get(value, -1)
 
+    def contracts(self, op: Operation, axis: Axis, *operands: tuple[Value, int]) -> None:
+        """Note that the operation sums over ``axis``, which is this axis of each of the operands."""
+        weights = [operand for operand in operands if self.source(operand[0]) is not None]
+        if len(weights) == 1:
+            self._reading[weights[0]] = axis
+        else:
+            self.totals_over(axis, f"operation {op.name} multiplies its units with each other and adds the products up")
+
+    def totals_over(self, axis: Axis, reason: str) -> None:
+        """Note that a result depends on how many units of the axis there are, as a sum or a mean over them does."""
+        if axis.size > 1:
+            self.totals.append((axis, reason))
+
     def originates(self) -> None:
         """Note that the result of the current operation is something new."""
         self._originates = True
@@ -138,6 +176,14 @@ class Flow:
         """Axes of a parameter or state after the pass; None if no operation used it."""
         value = self.trace.owned[name]
         return plain(self.known(value)) if value in self._axes else None
+
+    def _note_uses(self, values: Sequence[Value]) -> None:
+        """Of the parameters among the operands of the current operation, what it does with each axis."""
+        for value in values:
+            parameter = self.source(value)
+            if parameter is not None:
+                for dim, axis in enumerate(self.known(value)):
+                    self.uses.append(Use(parameter, axis, self._reading.get((value, dim))))
 
     def unused(self) -> list[str]:
         """Parameters that no operation used."""

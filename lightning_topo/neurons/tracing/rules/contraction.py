@@ -15,7 +15,7 @@ from lightning_topo.neurons.tracing.trace import Operation, Value
 def _matrix_product(flow: Flow, op: Operation) -> Results:
     first, second = _factors(op)
     left, right = flow.axes(op, first), flow.axes(op, second)
-    unify(left[-1], right[0])
+    flow.contracts(op, unify(left[-1], right[0]), (first, len(left) - 1), (second, 0))
     for axis in left[:-1]:
         flow.makes(first, axis)
     for axis in right[1:]:
@@ -29,7 +29,7 @@ def _linear(flow: Flow, op: Operation) -> Results:
     weight, bias = op.arguments["weight"], op.arguments["bias"]
     *places, read = flow.axes(op, op.arguments["input"])
     made, contracted = flow.axes(op, weight)
-    unify(read, contracted)
+    flow.contracts(op, unify(read, contracted), (op.arguments["input"], len(places)), (weight, 1))
     if bias is not None:
         made = unify(made, flow.axes(op, bias)[0])
     flow.makes(weight, made)
@@ -42,6 +42,7 @@ def _batched_product(flow: Flow, op: Operation) -> Results:
     left, right = flow.axes(op, first), flow.axes(op, second)
     batch = unify(left[0], right[0])
     contracted = unify(left[2], right[1])
+    flow.contracts(op, contracted, (first, 2), (second, 1))
     for value, free in ((first, left[1]), (second, right[2])):
         flow.makes(value, batch)
         flow.makes(value, free)
@@ -65,7 +66,7 @@ def _note_attention(flow: Flow, weights: Value, free: Axis) -> None:
 def _distances(flow: Flow, op: Operation) -> Results:
     first, second = op.arguments["x1"], op.arguments["x2"]
     (*batch, rows, read), (*others, columns, also_read) = flow.axes(op, first), flow.axes(op, second)
-    unify(read, also_read)
+    flow.totals_over(unify(read, also_read), "distances are sums over its units")
     flow.makes(first, rows)
     flow.makes(second, columns)
     common = [
@@ -91,8 +92,19 @@ def _bilinear_layer(flow: Flow, op: Operation) -> Results:
         for value in op.inputs:
             if position not in dims:
                 flow.makes(value, common)
+        if position in dims:
+            flow.contracts(op, common, *_places(op, position))
         result.append(common)
     return [[axis for position, axis in enumerate(result) if position not in dims]]
+
+
+def _places(op: Operation, position: int) -> list[tuple[Value, int]]:
+    """Which axis of which factor lies at a position of their product."""
+    places = []
+    for value, name in zip(op.inputs, ("expand1", "expand2", "expand3"), strict=True):
+        if position not in op.arguments[name]:
+            places.append((value, position - sum(dim < position for dim in op.arguments[name])))
+    return places
 
 
 @rule("_grouped_mm")
@@ -101,7 +113,7 @@ def _grouped_product(flow: Flow, op: Operation) -> Results:
     rows, experts = op.arguments["self"], op.arguments["mat2"]
     *places, read = flow.axes(op, rows)
     which, contracted, made = flow.axes(op, experts)
-    unify(read, contracted)
+    flow.contracts(op, unify(read, contracted), (rows, len(places)), (experts, 1))
     freeze(which, "chosen by index")
     flow.makes(experts, made)
     return [[*places, made]]
@@ -115,13 +127,14 @@ def _convolution(flow: Flow, op: Operation) -> Results:
     n_spatial = len(kernel) - 2
     *batch, channels = flow.axes(op, values["input"])[: -n_spatial or None]
     if values["transposed"]:
-        group, _ = factor(kernel[0], values["groups"])
         unify(channels, kernel[0])
+        group, read = factor(kernel[0], values["groups"])
+        flow.contracts(op, read, (weight, 0))
         made = product((group, kernel[1]))
     else:
         (of_input, read), (of_kernel, _) = factor(channels, values["groups"]), factor(kernel[0], values["groups"])
         unify(of_input, of_kernel)
-        unify(read, kernel[1])
+        flow.contracts(op, unify(read, kernel[1]), (weight, 1))
         made = kernel[0]
     if bias is not None:
         made = unify(made, flow.axes(op, bias)[0])

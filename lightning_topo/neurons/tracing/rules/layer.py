@@ -29,6 +29,8 @@ def _layer_norm(flow: Flow, op: Operation) -> Results:
         for position, axis in enumerate(flow.axes(op, value), start=len(axes) - len(value.shape)):
             axes[position] = unify(axes[position], axis)
             flow.makes(value, axes[position], strong=False)
+    for axis in axes[-len(op.arguments["normalized_shape"]) :]:
+        flow.totals_over(axis, f"operation {op.name.removeprefix('native_')} takes statistics over its units")
     return _first_only(op, axes)
 
 
@@ -39,15 +41,18 @@ def _group_norm(flow: Flow, op: Operation) -> Results:
     for value in vectors:
         axes[1] = _scaled(flow, op, value, axes[1])
     # Statistics are shared within a group: its channels stay together.
-    factor_or_frozen(axes[1], op.arguments["group"], "its layout does not fit the groups")
+    _, together = factor_or_frozen(axes[1], op.arguments["group"], "its layout does not fit the groups")
+    flow.totals_over(together, "operation group_norm takes statistics over its units")
     return _first_only(op, axes)
 
 
 @rule("_weight_norm_interface")
 def _weight_norm(flow: Flow, op: Operation) -> Results:
     direction, size = (flow.axes(op, op.arguments[name]) for name in ("v", "g"))
-    dim = op.arguments["dim"]
+    dim = op.arguments["dim"] % len(direction)
     direction[dim] = unify(direction[dim], size[dim])
+    for axis in (*direction[:dim], *direction[dim + 1 :]):
+        flow.totals_over(axis, "weight_norm takes the length of what its units hold")
     return _first_only(op, direction)
 
 

@@ -28,6 +28,7 @@ def _embedding_renorm(flow: Flow, op: Operation) -> Results:
     """Rows that are looked up are scaled to a largest length, in which all their positions have a part alike."""
     rows, columns = flow.axes(op, op.arguments["self"])
     freeze(rows, "looked up by index")
+    flow.totals_over(columns, "rows of an embedding are scaled to a largest length over its units")
     return [[rows, columns]]
 
 

@@ -8,12 +8,17 @@ from lightning_topo.neurons.tracing.rules.rearrangement import dims_of
 from lightning_topo.neurons.tracing.rules.registry import Results, rule
 from lightning_topo.neurons.tracing.trace import Operation
 
+# Those that are the same with a unit twice in it.
+_EXTREMES = ("amax", "amin", "aminmax", "max", "min", "any", "all")
+
 
 @rule("sum", "mean", "amax", "amin", "aminmax", "max", "min", "median", "nanmedian", "nansum", "prod", "any", "all")
 @rule("std", "var", "std_mean", "var_mean", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero")
 def _reduced(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.inputs[0])
     dims = dims_of(op.arguments.get("dim"), len(axes))
+    for position in dims if op.name not in _EXTREMES else ():
+        flow.totals_over(axes[position], f"operation {op.name} runs over its units")
     kept = [Free(1) if position in dims else axis for position, axis in enumerate(axes)]
     dropped = [axis for position, axis in enumerate(axes) if position not in dims]
     return [kept if len(value.shape) == len(kept) else dropped for value in op.outputs]
@@ -41,6 +46,8 @@ def _ordered(flow: Flow, op: Operation) -> Results:
 def _loss(flow: Flow, op: Operation) -> Results:
     """Compared position by position, and reduced or not."""
     axes = flow.broadcast(op, op.inputs, op.inputs[0].shape)
+    for axis in axes if op.outputs[0].shape != op.inputs[0].shape else ():
+        flow.totals_over(axis, f"operation {op.name} runs over its units")
     return [axes if op.outputs[0].shape == op.inputs[0].shape else []]
 
 

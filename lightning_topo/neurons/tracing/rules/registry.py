@@ -60,6 +60,9 @@ def _same(flow: Flow, op: Operation) -> Results:
 def _softmax(flow: Flow, op: Operation) -> Results:
     """Normalising along an axis treats its units alike."""
     flow.softmaxed.add(flow.origin(op.inputs[0]))
+    if op.inputs[0].shape:
+        along = flow.axes(op, op.inputs[0])[op.arguments["dim"]]
+        flow.totals_over(along, f"operation {op.name.removeprefix('_')} runs over its units")
     return [flow.raw(op, op.inputs[0])]
 
 

@@ -1,0 +1,62 @@
+"""The charts on TensorBoard's page of custom scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_topo.callbacks._tensorboard import logarithm_of
+from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS, TOPOLOGY
+from lightning_topo.neurons import NeuronGroup
+
+# Keys that are drawn in a chart, by its title.
+Charts = dict[str, list[str]]
+
+
+def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
+    """Criticality first, then the learning rate beside the critical rates, then how distances change.
+
+    Args:
+        groups: Those whose figures the logger gets.
+    """
+    keys = BILIPSCHITZ
+    over_all = ("criticality", "median_criticality")
+    of_groups = [logarithm_of(keys.of_group(group.name, "criticality")) for group in groups]
+    rates = [logarithm_of(keys.of_run(name)) for name in ("learning_rate", "critical_lr")]
+    charts = {
+        "log10 of κ: neurons can merge above 0": of_groups or [logarithm_of(keys.of_run(name)) for name in over_all],
+        "log10 of the learning rate η, the critical rate η*, and η_c of the loss": [
+            *rates,
+            logarithm_of(SHARPNESS.prefix + "/critical_lr"),
+        ],
+        "1 - lower and upper - 1: how far updates squeeze and stretch": [
+            keys.of_run(name) for name in ("squeeze", "stretch")
+        ],
+        "updates with κ ≥ 1, so far": [keys.of_run("broken_updates")],
+    }
+    for group in groups if len(groups) > 1 else ():
+        rates = [keys.of_group(group.name, name) for name in ("learning_rate", "critical_lr")]
+        charts[f"{group.name}: η and η*"] = rates
+    return charts
+
+
+def topology_charts(groups: Sequence[NeuronGroup], history: Sequence[Any]) -> Charts:
+    """How many neurons are left, and Betti numbers, each where it has moved by now: most stay what they were.
+
+    Args:
+        groups: Those whose figures the logger gets.
+        history: Records of all groups.
+    """
+    charts: Charts = {}
+    if "distinct" in TOPOLOGY.group and groups:
+        charts["distinct neurons"] = [TOPOLOGY.of_group(group.name, "distinct") for group in groups]
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for record in history:
+        seen.setdefault(record.group, []).append(record.betti)
+    for group in groups:
+        courses = zip(*seen.get(group.name, []), strict=False)
+        moved = [k for k, course in enumerate(courses) if len(set(course)) > 1]
+        if moved:
+            tags = [TOPOLOGY.of_dimension(group.name, "betti", k) for k in moved]
+            charts[f"{group.name}: Betti numbers that moved"] = tags
+    return charts

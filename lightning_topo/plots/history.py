@@ -1,0 +1,217 @@
+"""The course of a fit: criticality, learning rates, how far updates stretch and squeeze, and the neurons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning_topo.plots._style import GREY, LINE_COLOURS, new_axes, notebook_axes, show_if
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Courses of so few points are drawn with a marker at each: between them nothing was measured.
+_FEW_POINTS = 60
+# So many groups get a colour each, the ones with the largest values; the rest are grey.
+_MOST_COLOURED = len(LINE_COLOURS)
+_RATE, _CRITICAL, _OF_LOSS = "#0072B2", "#D55E00", "#009E73"
+# A figure of 640x480 pixels is shown at half that size on a card of TensorBoard.
+_CARD_FONT = 17
+
+
+def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
+    """Plot κ of each neuron group over the steps, on a logarithmic axis.
+
+    Above the dashed line, κ = 1, an update can merge neurons. The groups with the largest κ have a colour and a name,
+    the others are grey.
+
+    Args:
+        records: A ``BiLipschitzMonitor``'s history.
+        ax: Axes to draw on; default those of a new figure of 640x480 pixels, which is ``ax.figure``.
+        show: Whether to open the figure in a window.
+
+    Returns:
+        The axes; as the last value of a notebook's cell they are shown.
+
+    Example:
+        >>> from types import SimpleNamespace as Record
+        >>> from lightning_topo.plots import plot_criticality
+        >>> ax = plot_criticality([Record(step=step, group="fc1", criticality=0.1 / (step + 1)) for step in range(9)])
+        >>> ax.get_ylabel()
+        'criticality κ'
+    """
+    ax = notebook_axes(show) if ax is None else ax
+    ax.set_yscale("log")
+    _draw_courses(ax, _courses(records, lambda record: record.criticality or math.nan))
+    low, high = ax.get_ylim() if ax.lines else (0.1, 1.0)
+    ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
+    ax.set(ylim=(low, max(high, 1.5)), ylabel="criticality κ", title="κ of each update")
+    show_if(show)
+    return ax
+
+
+def plot_learning_rates(
+    records: Sequence[Any], sharpness: Sequence[Any] = (), ax: Axes | None = None, show: bool = False
+) -> Axes:
+    """Plot the learning rate η beside the critical rates, on a logarithmic axis.
+
+    η* is that of the group with the largest κ, at each step; η_c is the critical rate of the loss, where it was
+    measured.
+
+    Args:
+        records: A ``BiLipschitzMonitor``'s history.
+        sharpness: A ``SharpnessMonitor``'s history.
+        ax: Axes to draw on; default those of a new figure.
+        show: Whether to open the figure in a window.
+
+    Returns:
+        The axes.
+    """
+    ax = notebook_axes(show) if ax is None else ax
+    worst: dict[int, Any] = {}
+    for record in records:
+        if not math.isnan(record.criticality):
+            known = worst.get(record.step)
+            worst[record.step] = record if known is None or record.criticality > known.criticality else known
+    chosen = [worst[step] for step in sorted(worst)]
+    of_loss = [(one.step, one.critical_lr) for one in sharpness if getattr(one, "critical_lr", None)]
+    lines = {
+        "learning rate η": (_RATE, [(one.step, one.learning_rate) for one in chosen]),
+        "critical rate η*": (_CRITICAL, [(one.step, one.critical_lr) for one in chosen]),
+        "of the loss, η_c": (_OF_LOSS, of_loss),
+    }
+    for label, (colour, course) in lines.items():
+        _draw_line(ax, [(step, rate) for step, rate in course if 0 < rate < math.inf], color=colour, label=label)
+    ax.set(yscale="log", xlabel="step", ylabel="learning rate", title="η below η*: neurons stay apart")
+    _finish(ax)
+    show_if(show)
+    return ax
+
+
+def plot_stretch(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
+    """Plot how far each update squeezes and stretches distances between neurons: 1 - lower and upper - 1.
+
+    Args:
+        records: A ``BiLipschitzMonitor``'s history.
+        ax: Axes to draw on; default those of a new figure.
+        show: Whether to open the figure in a window.
+
+    Returns:
+        The axes.
+    """
+    ax = notebook_axes(show) if ax is None else ax
+    squeeze: dict[int, float] = {}
+    stretch: dict[int, float] = {}
+    for record in records:
+        if not math.isnan(record.lower):
+            squeeze[record.step] = max(squeeze.get(record.step, 0.0), 1 - record.lower)
+            stretch[record.step] = max(stretch.get(record.step, 0.0), record.upper - 1)
+    for label, colour, course in (("1 - lower", _RATE, squeeze), ("upper - 1", _CRITICAL, stretch)):
+        positive = [(step, value) for step, value in sorted(course.items()) if value > 0]
+        _draw_line(ax, positive, color=colour, label=label)
+    ax.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="relative change of distances",
+        title="How far each update squeezes and stretches",
+    )
+    _finish(ax)
+    show_if(show)
+    return ax
+
+
+def plot_neurons_left(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
+    """Plot what is left of the neurons of each group: the distinct ones, or how far the diagrams moved.
+
+    Args:
+        records: A ``PersistenceMonitor``'s history. Where its records count distinct neurons, their number is drawn
+            as a share of the first; otherwise the largest drift, the bottleneck distance to the first diagrams.
+        ax: Axes to draw on; default those of a new figure.
+        show: Whether to open the figure in a window.
+
+    Returns:
+        The axes.
+    """
+    ax = notebook_axes(show) if ax is None else ax
+    records = sorted(records, key=lambda record: record.step)  # that of the start may have been made later
+    if counts_distinct(records):
+        first = {record.group: record.distinct for record in reversed(records)}
+        _draw_courses(ax, _courses(records, lambda record: record.distinct / first[record.group]), lowest=True)
+        ax.set(ylabel="distinct neurons, share of the first", title="Neurons that are left", ylim=(0, 1.05))
+    else:
+        _draw_courses(ax, _courses(records, lambda record: max(record.drift, default=math.nan)))
+        ax.set(ylabel="drift, share of the diameter", title="How far the topology has moved")
+    show_if(show)
+    return ax
+
+
+def counts_distinct(records: Sequence[Any]) -> bool:
+    """Whether all records of the topology count distinct neurons."""
+    return bool(records) and all(getattr(record, "distinct", None) is not None for record in records)
+
+
+def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: str = "") -> Figure:
+    """Draw one figure of a fit: κ of all groups above, the learning rate and the critical rates below.
+
+    Args:
+        updates: A ``BiLipschitzMonitor``'s history.
+        sharpness: A ``SharpnessMonitor``'s history.
+        title: What is written above.
+
+    Returns:
+        A figure of 640x480 pixels whose letters can be read on a card half as large.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"font.size": _CARD_FONT, "axes.titlesize": _CARD_FONT, "legend.fontsize": _CARD_FONT - 4}):
+        above = new_axes(left=0.16, bottom=0.13)
+        figure: Any = above.figure
+        box = above.get_position()
+        below = figure.add_axes((box.x0, box.y0, box.width, 0.42 * box.height), sharex=above)
+        above.set_position((box.x0, box.y0 + 0.5 * box.height, box.width, 0.5 * box.height))
+        plot_criticality(updates, above)
+        plot_learning_rates(updates, sharpness, below)
+        above.set(title=title, xlabel="", ylabel="κ")
+        below.set(title="", ylabel="rate")
+        above.tick_params(labelbottom=False)
+    return figure
+
+
+def _courses(records: Iterable[Any], value: Callable[[Any], float]) -> dict[str, list[tuple[int, float]]]:
+    courses: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        if math.isfinite(value(record)):
+            courses.setdefault(record.group, []).append((record.step, value(record)))
+    return courses
+
+
+def _draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest: bool = False) -> None:
+    """A line a group; those that matter most in colour, the others grey."""
+    sign = -1 if lowest else 1
+    order = sorted(courses, key=lambda name: max(sign * value for _, value in courses[name]), reverse=True)
+    coloured = order[:_MOST_COLOURED] if len(order) <= _MOST_COLOURED else order[:3]
+    for name in reversed(order):
+        if name in coloured:
+            _draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=name, zorder=3)
+        else:
+            _draw_line(ax, courses[name], color=GREY, alpha=0.5, label="_" + name, zorder=2)
+    if len(order) > len(coloured):
+        ax.plot([], [], color=GREY, alpha=0.5, label=f"{len(order) - len(coloured)} other groups")
+    ax.set_xlabel("step")
+    _finish(ax)
+
+
+def _draw_line(ax: Axes, course: Sequence[tuple[float, float]], **style: Any) -> None:
+    if course:
+        few = len(course) <= _FEW_POINTS
+        ax.plot(*zip(*course, strict=True), lw=1.5, marker="o" if few else None, ms=3.5, **style)
+
+
+def _finish(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, loc="best", ncols=2, columnspacing=1.0, handlelength=1.2)
+    else:
+        ax.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)

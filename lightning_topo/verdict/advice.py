@@ -1,0 +1,141 @@
+"""One sentence of advice from what was measured."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_topo.verdict.findings import Findings, UpdateRecord, worst_of_each_step
+
+# The share of η* at which networks trained as well as at the best rate of a sweep, within 2% in the mean
+# (docs/evidence/rates.md): where κ stays far below, there is room for a higher rate.
+GOOD_SHARE = 0.15
+# κ below a third of that throughout: the rate is too low to matter; above half of the edge: too near to raise it.
+_ROOM, _NEAR = GOOD_SHARE / 3, 0.5
+# Fewer measured updates than this say nothing about a run.
+_FEW = 5
+# From this share on, updates of κ >= 1 are the rule and not exceptions.
+_OFTEN = 0.1
+# A part of the run that counts as its beginning.
+_EARLY = 0.1
+
+
+def advice(findings: Findings) -> str:
+    """What to do after a fit, in one sentence; a fit that nothing was measured of has no advice but to measure."""
+    if findings.nothing_because:
+        return findings.nothing_because
+    if findings.diverged:
+        return (
+            f"Neurons of {_names(findings.diverged)} became NaN or infinite, so the run has diverged: lower the "
+            "learning rate, or scale updates back with TopologicalStepClipping()."
+        )
+    worst = worst_of_each_step(findings.updates)
+    if not worst:
+        return "No two neurons could be told apart by rounding, so there is no κ to judge the learning rate by."
+    if findings.broken:
+        return _of_broken(findings, worst)
+    if findings.measured < _FEW:
+        return (
+            f"{_count(findings.measured, 'update')} measured of {findings.made:,} are too few to judge the learning "
+            "rate by: train longer, or pass max_overhead=None to measure every update."
+        )
+    return _of_intact(findings, worst)
+
+
+def _of_broken(findings: Findings, worst: list[UpdateRecord]) -> str:
+    broken = [record for record in findings.updates if record.criticality >= 1]
+    start = f"{findings.broken:,} of {findings.measured:,} measured updates could merge neurons"
+    if not broken:  # all before the checkpoint that the fit went on from
+        return f"{start}, all before this fit was resumed: none since."
+    groups = list(dict.fromkeys(record.group for record in broken))
+    where = f"{'all ' if len(groups) == 1 else ''}in {_names(groups)}"
+    when = _phase(broken, worst)
+    typical = median(record.criticality for record in worst)
+    if when:
+        do = "give the rate a longer warm-up, or scale such updates back with TopologicalStepClipping()"
+    elif findings.broken >= _OFTEN * findings.measured and typical > GOOD_SHARE:
+        do = (
+            f"lower the learning rate, about {_round_up(typical / GOOD_SHARE):g} times, or let "
+            "TopologicalRateControl() choose it"
+        )
+    else:
+        do = "they are exceptions, and TopologicalStepClipping(max_criticality=0.3) scales such updates back"
+    return f"{start}, {where}{when}: {do}."
+
+
+def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
+    largest = max(record.criticality for record in worst)
+    seen = "" if findings.measured >= findings.made * _OFTEN else f", as far as {findings.measured:,} updates tell"
+    if largest == 0:
+        return "The neurons did not move against each other: look at whether the optimizer holds their parameters."
+    if largest >= _NEAR:
+        return f"No measured update could merge neurons, but the largest came near it{seen}: do not raise the rate."
+    start = f"κ stayed below {_ceil(largest):g}{seen}"
+    # Where few updates were measured, others may have been made at higher rates, as before a schedule lowered them.
+    critical = min(record.critical_lr for record in worst if record.critical_lr > 0)
+    if seen and findings.top_rate > largest * critical:
+        largest = findings.top_rate / critical
+        start = (
+            f"At its highest, {findings.top_rate:.2g}, the learning rate was {_percent(largest)} of the smallest η*"
+            f"{seen}"
+        )
+    if findings.controlled:
+        return f"{start}: TopologicalRateControl chose the rates, and there is nothing to change."
+    if largest < _ROOM:
+        times = GOOD_SHARE / largest
+        factor = f"about {_round_down(times):g} times" if times <= 100 else "more than 100 times"
+        return (
+            f"{start}: the rate could be {factor} higher before κ reaches {GOOD_SHARE:g}, where networks trained best; "
+            "TopologicalRateControl() would hold it there."
+        )
+    if largest < _NEAR:
+        return f"{start}: no update that was measured could merge neurons, and the rate need not be changed."
+    return f"{start}: it came near to where neurons merge, so do not raise it."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
+
+
+def _phase(broken: list[UpdateRecord], worst: list[UpdateRecord]) -> str:
+    """When the broken updates were made, if that is a part of the run that advice can be given for."""
+    last = max(record.step for record in broken)
+    if last >= worst[-1].step:
+        return ""
+    top = max(record.learning_rate for record in worst)
+    reached = next(record.step for record in worst if record.learning_rate >= 0.99 * top)
+    if last <= reached and reached > worst[0].step:
+        return " during warm-up"
+    if last <= worst[0].step + _EARLY * (worst[-1].step - worst[0].step):
+        return " in the first tenth of the run"
+    return ""
+
+
+def _names(names: list[str] | tuple[str, ...]) -> str:
+    if len(names) > 3:
+        return f"{names[0]}, {names[1]} and {len(names) - 2} more groups"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _ceil(value: float) -> float:
+    """The value, rounded up to one digit."""
+    return _rounded(value, math.ceil)
+
+
+def _round_up(value: float) -> float:
+    return max(2.0, _rounded(value, math.ceil))
+
+
+def _round_down(value: float) -> float:
+    return _rounded(value, math.floor)
+
+
+def _rounded(value: float, to_integer: object) -> float:
+    if not (0 < value < math.inf):
+        return value
+    unit = 10.0 ** math.floor(math.log10(value))
+    return float(f"{to_integer(value / unit) * unit:.3g}")  # type: ignore[operator]
