@@ -37,13 +37,13 @@ class Schedule:
         """The schedule that is asked for.
 
         Args:
-            name: As in :func:`schedule_shape`, or ``"auto"``: the optimizer's own where it is ``scheduled``, else the
+            name: As in ``schedule_shape``, or ``"auto"``: the optimizer's own where it is ``scheduled``, else the
                 cosine, or a constant rate where the number of updates is not known.
             total_updates: Number of updates of the run; infinite where it is not known.
             scheduled: Whether a scheduler changes the optimizer's rates.
 
         Raises:
-            ValueError: As in :func:`schedule_shape`.
+            ValueError: As in ``schedule_shape``.
         """
         if name == "auto" and scheduled:
             return cls("own", SHARE, None)

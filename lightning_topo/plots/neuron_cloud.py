@@ -52,7 +52,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def principal_axes(points: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
-    """Find the mean of a cloud and the axes along which it varies most; see :func:`principal_plane`.
+    """Find the mean of a cloud and the axes along which it varies most; see ``principal_plane``.
 
     Args:
         points: Neurons, shape (n, D). Rows that are not finite are left out.
