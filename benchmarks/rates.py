@@ -64,7 +64,7 @@ def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, setti
     if column == "defaults":
         return plain(task, task.default_lr, steps, seed, schedule), 0, {}
     if column in SEARCHES:
-        found = SEARCHES[column](task, seed)
+        found = SEARCHES[column](task, seed, steps, schedule)
         loss = math.inf if found.lr is None else plain(task, found.lr, steps, seed, schedule)
         return loss, found.steps, {"lr": found.lr}
     return RIVALS[column](task, steps, seed, schedule), 0, {}

@@ -14,7 +14,8 @@ OVERFITTING = ("cancer/sgd", "diabetes/adam")
 NAMES = {
     "control": "**rate control**",
     "prototype": "its rule once more, beside the package",
-    "eta/4": "η*/4 (the finder's suggestion)",
+    "finder": "**the finder's suggestion**",
+    "eta/4": "η*/4, the finder's share before",
     "lr_find": "Lightning's `lr_find`",
     "lr_find, old rule": "`lr_find`, rule before 2.5.3",
     "valley": "fastai's valley",

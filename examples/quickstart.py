@@ -110,8 +110,9 @@ def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
         "criticality": max(record.criticality for record in updates.history),
         "broken": updates.broken_updates,
         "updates": len(updates.history),
-        "before": topology.history[0].betti,
-        "after": topology.history[-1].betti,
+        "before": topology.history[0],
+        "after": topology.history[-1],
+        "certificate": updates.certificates[0],
     }
 
 
@@ -122,6 +123,26 @@ def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
         plot_neuron_cloud(row["end"], start=row["start"], plane=principal_plane(row["start"]), ax=ax)
         ax.set_title(f"η = {LEARNING_RATES[name]:g}, {name} η*: accuracy {row['accuracy']:.2f}")
     panels[0].figure.savefig(path)
+
+
+def print_table(rows: dict[str, dict[str, object]]) -> None:
+    """What each run did to its neurons: their updates, their topology, how many are left, and what they say."""
+    columns = "learning rate", "accuracy", "largest κ", "b0 b1 b2", "distinct", "dormant", "effective rank"
+    widths = 20, 10, 11, 18, 10, 9, 16
+    print("\n" + "".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True)))
+    start = next(iter(rows.values()))["before"]
+    lines = {"(at the start)": ("", "", start)}
+    lines |= {
+        f"{LEARNING_RATES[name]:g}, {name} η*": (f"{row['accuracy']:.3f}", f"{row['criticality']:.3g}", row["after"])
+        for name, row in rows.items()
+    }
+    for name, (accuracy, criticality, record) in lines.items():
+        told = f"{record.distinct}", f"{record.dormant:.1%}", f"{record.effective_rank:.1f}"
+        cells = name, accuracy, criticality, f"{record.betti}", *told
+        print("".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    print()
+    for name, row in rows.items():
+        print(f"{LEARNING_RATES[name]:g}, {name} η*: {row['certificate']}")
 
 
 def main() -> None:
@@ -136,19 +157,15 @@ def main() -> None:
 
     rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
 
-    print(f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}", end="")
-    print(f"{'b0 b1 b2 before':>18}{'after':>14}")
-    for name, row in rows.items():
-        print(
-            f"{LEARNING_RATES[name]:<6g}{name + ' η*':16}{row['accuracy']:>9.3f}{row['criticality']:>11.3g}"
-            f"{row['broken']:>9} of {row['updates']}{row['before']!s:>18}{row['after']!s:>14}"
-        )
+    print_table(rows)
     draw(rows, options.log_dir / "neurons.png")
     print(f"\nThe neurons at the end: {options.log_dir / 'neurons.png'}")
     print(f"See it in TensorBoard:  tensorboard --logdir {options.log_dir}")
 
     assert rows["well below"]["broken"] == 0, "below η* every update is one-to-one on the neurons"
-    assert rows["well below"]["before"] == rows["well below"]["after"], "below η* the topology is kept"
+    assert rows["well below"]["certificate"].excludes_clones, "and so none have become clones"
+    before, after = rows["well below"]["before"], rows["well below"]["after"]
+    assert (before.betti, before.distinct) == (after.betti, after.distinct), "below η* the topology is kept"
     assert rows["above"]["broken"] > 0, "above η* some update is not"
 
 

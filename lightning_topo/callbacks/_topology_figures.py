@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._figures import write_figures
 from lightning_topo.callbacks._snapshot import Snapshot
-from lightning_topo.plots import plot_barcode, plot_neuron_cloud, plot_persistence_diagram, principal_plane
+from lightning_topo.callbacks._starts import Start
+from lightning_topo.plots import (
+    plot_barcode,
+    plot_betti_curves,
+    plot_neuron_cloud,
+    plot_persistence_diagram,
+    principal_plane,
+)
 
-# What a group's three figures take, until it has been measured.
-_SECONDS = 0.3
+# What a group's four figures take, until it has been measured.
+_SECONDS = 0.4
 # Figures at the end are drawn while the run has spent less than this, or less than this share of max_overhead.
 _GRANTED_SECONDS = 1.0
 _SHARE_AT_END = 0.6
@@ -26,27 +31,26 @@ class TopologyFigures:
 
     Args:
         budget: The monitor's, to which drawing is charged.
-        scale: Share of the diameter that is marked in diagrams and barcodes.
         announcer: Says what could not be drawn.
     """
 
-    def __init__(self, budget: OverheadBudget, scale: float, announcer: Announcer) -> None:
-        self._budget, self._scale, self._announcer = budget, scale, announcer
-        self._due: dict[str, tuple[int, Snapshot, Tensor]] = {}
-        self._latest: dict[str, tuple[int, Snapshot, Tensor]] = {}
+    def __init__(self, budget: OverheadBudget, announcer: Announcer) -> None:
+        self._budget, self._announcer = budget, announcer
+        self._due: dict[str, tuple[int, Snapshot, Start, float]] = {}
+        self._latest: dict[str, tuple[int, Snapshot, Start, float]] = {}
 
-    def add(self, name: str, step: int, snapshot: Snapshot, start: Tensor, count: int) -> None:
+    def add(self, name: str, step: int, snapshot: Snapshot, start: Start, scale: float) -> None:
         """Have a measurement drawn, if its number in its group says so or no later one comes.
 
         Args:
             name: Name of the neuron group.
             step: Step under which the figures are logged.
             snapshot: What was measured.
-            start: Where its neurons were at the first measurement, shape (k, D).
-            count: How many measurements of the group there have been, this one included.
+            start: The first measurement, and how many there have been, this one included.
+            scale: Share of the diameter that is marked.
         """
-        due = count.bit_count() == 1
-        (self._due if due else self._latest)[name] = (step, snapshot, start)
+        due = start.n_measured.bit_count() == 1
+        (self._due if due else self._latest)[name] = (step, snapshot, start, scale)
         if due:
             self._latest.pop(name, None)
 
@@ -65,13 +69,15 @@ class TopologyFigures:
             if granted or self._budget.affords("figures", share=_SHARE_AT_END):
                 self._draw(trainer, name, *measured)
 
-    def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot, start: Tensor) -> None:
+    def _draw(self, trainer: Any, name: str, step: int, snapshot: Snapshot, start: Start, scale: float) -> None:
         with self._announcer.never_fatal("draw figures"), self._budget.spending(kind="figures"):
-            plane = None if start.shape[1] == 2 else principal_plane(start)
+            first, diagrams = start.snapshot, snapshot.diagrams
+            plane = None if first.points.shape[1] == 2 else principal_plane(first.points)
             axes = {
-                "diagram": plot_persistence_diagram(snapshot.diagrams, scale=self._scale),
-                "barcode": plot_barcode(snapshot.diagrams, scale=self._scale),
-                "cloud": plot_neuron_cloud(snapshot.points, start=start, plane=plane),
+                "diagram": plot_persistence_diagram(diagrams, scale=scale),
+                "barcode": plot_barcode(diagrams, scale=scale),
+                "curves": plot_betti_curves(diagrams, start=first.diagrams, scale=scale),
+                "cloud": plot_neuron_cloud(snapshot.points, start=first.points, plane=plane),
             }
             for ax in axes.values():
                 ax.set_title(f"{name}, step {step}: {ax.get_title()}", fontsize="medium")

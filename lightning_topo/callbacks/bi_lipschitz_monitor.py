@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
 from lightning_topo.callbacks._charts import Charts, update_charts
+from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._log_writer import logger_step
@@ -76,6 +77,7 @@ class BiLipschitzMonitor(OptionedCallback):
     Attributes:
         history: List of ``BiLipschitzRecord``.
         broken_updates: Measured updates of the run with κ >= 1 in some group.
+        certificates: For each group, whether the measured updates exclude that neurons have become clones.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -132,6 +134,15 @@ class BiLipschitzMonitor(OptionedCallback):
         return self._measured.broken
 
     @property
+    def certificates(self) -> tuple[CloneCertificate, ...]:
+        """For each group, whether the updates of the run so far exclude that neurons have become clones."""
+        certificate, made = self._measured.tally.certificate, self._watch.counts
+        return tuple(
+            certificate(name, sum(made[index] for index in movers), n <= (self.max_neurons or n))
+            for name, (n, movers) in self._watch.movers.items()
+        )
+
+    @property
     def discovery_seconds(self) -> float:
         """Seconds that finding the groups took in this fit; they count as overhead."""
         return self._fit.discovery_seconds
@@ -144,13 +155,15 @@ class BiLipschitzMonitor(OptionedCallback):
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
         counts = {"measured_updates": self._measured.measured, "broken_updates": self.broken_updates}
-        return self._fit.state() | counts | {"updates": list(self._watch.counts)}
+        return self._fit.state() | counts | {"updates": list(self._watch.counts), "tally": self._measured.tally.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         saved = self._fit.load_state(state_dict)
         self._watch.counts = saved.get("updates", lambda value: list(map(count, value)), [])
         self._measured.broken = saved.get("broken_updates", count, 0)
+        self._measured.tally.forget()
+        saved.get("tally", self._measured.tally.load, None, since="0.2.0")
         self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

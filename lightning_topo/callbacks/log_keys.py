@@ -81,6 +81,9 @@ TOPOLOGY = LogKeys(
     group={
         "covering_radius": "largest distance of a neuron to the sample of which the diagrams are",
         "diameter": "largest distance between two neurons of the sample",
+        "distinct": "neurons left when those closer than a tenth of the neighbours' distance at the start count as one",
+        "dormant": "share of the units whose activations hardly differ on the batch",
+        "effective_rank": "effective rank of the units' activations on the batch",
     },
     dimension={
         "betti": "Betti number at the scale",
@@ -104,13 +107,16 @@ SHARPNESS = LogKeys(
 CLIPPING = LogKeys(
     "clipping",
     overall={
-        "scale": "smallest factor of an update of the batch",
+        "scale": "smallest factor of a parameter in the batch's updates",
         "criticality_before": "largest κ of the optimizer's own update",
         "criticality_after": "largest κ of the update that was made",
         "clipped_updates": "updates so far that were scaled back",
+        "clipped_share": "their share of the last 100 updates",
+        "bound": "bound on κ, which goes down with the learning rate",
+        "loss_critical_lr": "critical learning rate of the loss along the update measured last",
     },
     group={
-        "scale": "factor of the update that was made",
+        "scale": "smallest factor of the group's parameters",
         "criticality_before": "κ of the optimizer's own update",
         "criticality_after": "κ of the update that was made",
     },

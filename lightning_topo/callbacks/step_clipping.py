@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,18 +16,21 @@ from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
+from lightning_topo.callbacks._loss_bound import LossBound
+from lightning_topo.callbacks._options import require_positive_int
 from lightning_topo.callbacks._processes import Processes
 from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, count, figures
 from lightning_topo.callbacks.log_keys import CLIPPING
-from lightning_topo.clipping import FiniteGuard, GroupUpdate, StepClipper, require_criticality
+from lightning_topo.clipping import MAX_CRITICALITY, FiniteGuard, GroupUpdate, StepClipper, require_criticality
 from lightning_topo.sharding import require_whole_updates
+from lightning_topo.updates import LearningRate
 
 # Where most of so many updates in a row were scaled back, the bound sets the pace.
 _RECENT = 100
 _OFTEN = (
-    "{} of the last {} updates were scaled back at step {}: the bound sets the pace, not the learning rate, and what "
-    "the optimizer remembers starts anew each time. Choose a lower learning rate (TopologicalRateControl needs none, "
+    "{} of the last {} updates were scaled back at step {}: the bound sets the pace, not the learning rate. Choose a "
+    "lower learning rate (TopologicalRateControl needs none, "
     "TopologicalLearningRateFinder finds one), or a larger max_criticality."
 )
 _UNSEEN = (
@@ -45,9 +49,11 @@ class ClippingRecord:
         step: Step under which it is logged.
         group: Name of the neuron group.
         criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
-            evaluated, ``inf`` where a parameter became NaN or infinite and the update was undone.
-        criticality_after: κ of the update that was made, at most ``max_criticality``.
-        scale: Factor of the update that was made.
+            evaluated, ``inf`` where a parameter became NaN or infinite and the update was undone. Where it is logged,
+            large groups far below the bound have κ of the neurons that moved most.
+        criticality_after: κ of the update that was made, at most the bound; a bound on it, where it was not logged and
+            a parameter was scaled further for another group's sake.
+        scale: Smallest factor of the group's parameters, 1 where all were left as they were.
     """
 
     step: int
@@ -61,32 +67,44 @@ class TopologicalStepClipping(ReleasingCallback):
     r"""Scales back every update that would come near merging neurons, as gradient clipping bounds a norm.
 
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
-    over all pairs of neurons of every group. Where it is above the bound, the parameters become
+    over all pairs of neurons of every group. A parameter p of groups G(p), of which one is above the bound b, becomes
 
-    $$\theta + s\,(\theta' - \theta), \qquad s = \text{max\_criticality} / \kappa$$
+    $$\theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} b / \kappa_g$$
 
-    and κ is measured again where rounding could lift it above the bound. Groups that share a parameter have one s, the
-    smallest that one of them needs, and parameters in no group the smallest of all. The optimizer's running means of
-    gradients (momentum, Adam's first moment) start anew for what was scaled back. So no update merges two neurons
-    (arXiv 2510.02670, section 3), and rates far above η* train where plain training diverges. Where the bound is never
-    reached, training is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone,
-    also one of an optimizer that moves no neuron. Where parameters are replaced in the fit (pruning, a layer that has
-    grown), the groups are found again.
+    which keeps the bound for every group, and leaves the rest of the network alone; parameters in no group go with the
+    smallest s of all. So no update merges two neurons (arXiv 2510.02670, section 3), and rates far above η* train where
+    plain training diverges. The bound is ``max_criticality`` at the optimizer's full learning rate and goes down with
+    it, so that schedules do at any rate what they do at a good one; beside ``TopologicalRateControl``, whose rates fall
+    for another reason, it stands still. The optimizer's running means of gradients (momentum, Adam's first moment) are
+    scaled like the update: else they ask for the rest of it again and again. Where the bound is never reached, training
+    is what it is without, bit for bit. An update that makes a parameter NaN or infinite is undone, also one of an
+    optimizer that moves no neuron. Where parameters are replaced in the fit (pruning, a layer that has grown), the
+    groups are found again.
 
-    It bounds how neurons move relative to each other, not how all of them move together: an instability in which all
-    move alike (as in small teacher regressions) it does not stop.
+    κ says how neurons move relative to each other, not how all of them move together. Where that is what goes wrong (as
+    in small teacher regressions), ``max_loss_step`` also keeps each update at this share of the critical learning rate
+    of the loss η_c, as ``SharpnessMonitor`` measures it (arXiv 2601.16979), along the update that was made last. A
+    measurement takes as long as two or three training steps.
 
     Works with any torch optimizer, several of them, manual optimization, accumulation, gradient clipping, mixed
     precision, schedules, DDP, and after ``TopologicalLearningRateFinder``, which searches without it. A monitor beside
     it sees the updates as they were made.
 
-    Logged every ``log_every_n_steps`` of the Trainer: ``clipping/<group>/{scale, criticality_before,
-    criticality_after}`` of that update and ``clipping/{scale, criticality_before, criticality_after}`` over all groups
-    (smallest scale, largest κ); and ``clipping/clipped_updates``, the updates so far that were scaled back.
+    Logged every ``log_every_n_steps`` of the Trainer, whether something was scaled back or not:
+    ``clipping/<group>/{scale, criticality_before, criticality_after}`` of that update and ``clipping/{scale,
+    criticality_before, criticality_after, bound}`` over all groups (smallest scale, largest κ);
+    ``clipping/clipped_updates``, the updates so far that were scaled back, and ``clipping/clipped_share``, their share
+    of the last 100; with ``max_loss_step`` also ``clipping/loss_critical_lr``, η_c as it was measured last (0: the loss
+    does not fall along the update).
 
     Args:
-        max_criticality: Largest κ of an update, in (0, 1].
+        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1]; default the share of
+            the critical learning rate that ``TopologicalRateControl`` trains at. The finder's suggestion is seldom
+            above it after the first updates.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        max_loss_step: Largest rate of an update over the critical learning rate of the loss, above 0; None: no bound by
+            the loss. For gradient descent on a quadratic loss an update of 1 gains nothing, one of 1/2 gains the most.
+        loss_every_n_train_steps: Measure the critical learning rate of the loss every n-th update.
 
     Attributes:
         history: List of ``ClippingRecord``: the groups scaled back in each update that was, and all where logged.
@@ -94,21 +112,31 @@ class TopologicalStepClipping(ReleasingCallback):
         clipped_updates: Those that were scaled back, in part or as a whole.
 
     Raises:
-        ValueError: When the bound is out of range; at the first batch, when there is no group.
+        ValueError: When an option is out of range; at the first batch, when there is no group; at the start, with
+            ``max_loss_step`` and several optimizers.
         TypeError: At the start, under a strategy that shards the parameters: no process can see all neurons; and under
             DeepSpeed, whose optimizers call no hooks.
 
     Example:
         >>> import lightning_topo as lt
-        >>> clipping = lt.TopologicalStepClipping(max_criticality=0.1)
+        >>> clipping = lt.TopologicalStepClipping()
         >>> # Trainer(callbacks=[clipping]).fit(model); clipping.clipped_updates
     """
 
     name = "clipping"
+    later_options = MappingProxyType({"max_loss_step": None, "loss_every_n_train_steps": 10})
 
-    def __init__(self, max_criticality: float = 0.1, groups: Groups = None) -> None:
+    def __init__(
+        self,
+        max_criticality: float = MAX_CRITICALITY,
+        groups: Groups = None,
+        max_loss_step: float | None = None,
+        loss_every_n_train_steps: int = 10,
+    ) -> None:
         self.max_criticality = require_criticality(max_criticality)
         self.groups = groups
+        self.max_loss_step = _require_loss_step(max_loss_step)
+        self.loss_every_n_train_steps = require_positive_int("loss_every_n_train_steps", loss_every_n_train_steps)
         self.history: list[ClippingRecord] = []
         self.updates = 0
         self.clipped_updates = 0
@@ -119,15 +147,22 @@ class TopologicalStepClipping(ReleasingCallback):
         self._followed = FollowedUpdates(self, groups, self._announcer, *steps, every_batch=True)
         self._neurons: FoundGroups = self._followed.groups
         self._processes = Processes()
+        self._full_rates: dict[int, list[float]] = {}
+        self._loss: LossBound | None = None
+        if self.max_loss_step is not None:
+            self._loss = LossBound(self.max_loss_step, self.loss_every_n_train_steps, self._announcer)
         self._forget_fit()
         self.skip_empty_hooks()
 
     def _forget_fit(self) -> None:
         """Nothing of a fit's model is left."""
+        if self._loss is not None:
+            self._loss.forget()
         self._clippers: dict[int, StepClipper] = {}
         self._guards: dict[int, FiniteGuard] = {}
         self._logs_now = False
         self._latest: tuple[GroupUpdate, ...] = ()
+        self._bound = self.max_criticality
         self._recent: deque[bool] = deque(maxlen=_RECENT)
 
     @property
@@ -136,15 +171,17 @@ class TopologicalStepClipping(ReleasingCallback):
         return self._neurons.ready
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts of updates, and the figures that were logged last."""
+        """Counts of updates, the full learning rates that the bound follows, and the figures that were logged last."""
+        self._keep_rates()
         counts = {"updates": self.updates, "clipped_updates": self.clipped_updates}
-        return {**counts, "last": dict(self._writer.last)}
+        return {**counts, "full_rates": dict(self._full_rates), "last": dict(self._writer.last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         saved = SavedState(state_dict, self._announcer)
         self.updates, self.clipped_updates = saved.get("updates", count, 0), saved.get("clipped_updates", count, 0)
         self._writer.last = saved.get("last", figures, {}, since="0.2.0")
+        self._full_rates = saved.get("full_rates", _rates_by_number, {}, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which no process sees whole neurons, or no updates; forget an earlier fit."""
@@ -154,13 +191,18 @@ class TopologicalStepClipping(ReleasingCallback):
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._announcer.forget()
-            self.updates, self.clipped_updates, self._writer.last = 0, 0, {}
+            self.updates, self.clipped_updates, self._writer.last, self._full_rates = 0, 0, {}, {}
         if self.active:
             require_whole_updates(trainer.strategy, f"train without {type(self).__name__}")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Listen to the optimizers: before the monitors, so that these see the updates as they were made."""
         if self.active:
+            if self._loss is not None and len(trainer.optimizers) > 1:
+                raise ValueError(
+                    f"expected one optimizer with max_loss_step, got {len(trainer.optimizers)}, whose losses are not "
+                    "told apart; train without max_loss_step"
+                )
             self._followed.listen(trainer)
             self._writer.publish_last(trainer)
 
@@ -169,9 +211,12 @@ class TopologicalStepClipping(ReleasingCallback):
         if not self.active:
             return
         if self._followed.follow(trainer, pl_module, batch, self._processes):
+            self._keep_rates()
             self._clippers, self._guards = {}, {}
         if self._followed.go_unseen():
             raise RuntimeError(_UNSEEN)
+        if self._loss is not None:
+            self._loss.begin_batch(trainer, pl_module)
         every = trainer.log_every_n_steps
         self._logs_now = every > 0 and (logger_step(trainer) + 1) % every == 0
 
@@ -183,8 +228,12 @@ class TopologicalStepClipping(ReleasingCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what became of the batch's updates."""
         if self._latest:
-            counts: dict[str, float] = {CLIPPING.of_run("clipped_updates"): self.clipped_updates}
-            self._writer.write(trainer, _metrics(self._latest) | counts, self._processes)
+            figures = {"clipped_updates": self.clipped_updates, "bound": self._bound}
+            figures["clipped_share"] = sum(self._recent) / len(self._recent)
+            if self._loss is not None and not math.isnan(self._loss.latest):
+                figures["loss_critical_lr"] = self._loss.latest
+            of_run = {CLIPPING.of_run(name): figure for name, figure in figures.items()}
+            self._writer.write(trainer, _metrics(self._latest) | of_run, self._processes)
             self._latest = ()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -193,8 +242,12 @@ class TopologicalStepClipping(ReleasingCallback):
 
     def release(self) -> None:
         """Listen no more; keep nothing of the fit."""
+        self._keep_rates()
         self._followed.release()
         self._forget_fit()
+
+    def _keep_rates(self) -> None:
+        self._full_rates |= {index: clipper.rates.full_rates for index, clipper in self._clippers.items()}
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Keep the parameters."""
@@ -202,6 +255,7 @@ class TopologicalStepClipping(ReleasingCallback):
             self._clippers[index] = StepClipper(
                 optimizer, self._followed.model, self._neurons.found, self.max_criticality, self._processes.agreed
             )
+            self._clippers[index].rates.full_rates = list(self._full_rates.get(index, ()))
         if index in self._clippers:
             self._clippers[index].before()
         else:
@@ -213,7 +267,7 @@ class TopologicalStepClipping(ReleasingCallback):
             self._guard(index)
             return
         clipper = self._clippers[index]
-        clipped = clipper.after(exact=self._logs_now)
+        clipped = self._clip(clipper)
         self.clipped_updates += clipped
         self.updates += 1
         step = logger_step(self._followed.trainer)
@@ -223,7 +277,15 @@ class TopologicalStepClipping(ReleasingCallback):
             self._announcer.warn_once(_OFTEN.format(sum(self._recent), _RECENT, step), kind="often")
         remember(self.history, [ClippingRecord(step, *astuple(update)) for update in clipper.last])
         if self._logs_now:
-            self._latest += clipper.last
+            self._latest, self._bound = self._latest + clipper.last, clipper.bound
+
+    def _clip(self, clipper: StepClipper) -> bool:
+        if self._loss is None:
+            return clipper.after(exact=self._logs_now)
+        rate = float(LearningRate(settings.get("lr", math.nan) for settings in clipper.optimizer.param_groups))
+        clipped = clipper.after(exact=self._logs_now, largest_share=self._loss.largest_share(rate))
+        self._loss.made(rate, clipper.share)
+        return clipped
 
     def _guard(self, index: int) -> None:
         """Undo an update of other parameters than neurons' where it is not finite."""
@@ -248,6 +310,22 @@ class TopologicalStepClipping(ReleasingCallback):
             "too, without a word. Check the loss for what makes its gradient so.",
             kind="undone",
         )
+
+
+def _require_loss_step(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(
+            "expected max_loss_step to be a number above 0, the largest rate of an update over the critical learning "
+            f"rate of the loss, or None, got {value!r}"
+        )
+    return float(value)
+
+
+def _rates_by_number(value: Any) -> dict[int, list[float]]:
+    """Saved rates of the parameter groups of each optimizer, or a TypeError, ValueError or AttributeError."""
+    return {int(index): [float(rate) for rate in rates] for index, rates in value.items()}
 
 
 def _metrics(updates: Iterable[GroupUpdate]) -> dict[str, float]:

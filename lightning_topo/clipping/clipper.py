@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_topo.clipping.followed_bound import FollowedBound
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
+from lightning_topo.updates.bound_watch import differences
 from lightning_topo.updates.optimizer_state import OptimizerMemory
 
+# The share of η* that the rate control trains at (``control.SHARE``); the finder's suggestion, a quarter of η*, is
+# seldom above it after the first updates. On three networks at η*/4 and η*/2 at most one update in a hundred was scaled
+# back; at 16 η* they ended at 0.90 to 1.01 of a sweep's best loss, and with a bound of 0.4 at up to 1.7.
+MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
 # κ is exact from this share of the bound on.
@@ -29,10 +35,12 @@ class GroupUpdate:
     Attributes:
         group: Name of the neuron group.
         criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
-            evaluated, ``inf`` where a parameter became NaN or infinite.
+            evaluated, ``inf`` where a parameter became NaN or infinite. Where ``exact`` was asked for, large groups far
+            below the bound have κ of the neurons that moved most.
         criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
-            update that was scaled back it is right to a thousandth of the bound, or measured where ``exact`` was asked.
-        scale: Factor of the update that was made, 1 where it was left as it was.
+            update that was scaled back it is right to a thousandth of the bound, and a bound on κ where a parameter was
+            scaled further for another group's sake; where ``exact`` was asked for, it is measured.
+        scale: Smallest factor of the group's parameters, 1 where all were left as they were.
     """
 
     group: str
@@ -44,17 +52,22 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between ``before`` and ``after`` the optimizer steps from θ to θ'. With κ the largest over a set of neuron
-    groups that are connected by shared parameters, the parameters of the set become
+    Between ``before`` and ``after`` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
+    factor f_g, and a parameter p becomes, with the smallest factor of the groups G(p) that it is a member of,
 
-    $$\theta + s\,(\theta' - \theta), \qquad s = \min(1,\ \text{max\_criticality} / \kappa)$$
+    $$
+    \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
+    f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
+    $$
 
-    and the criticality s·κ. Parameters in no group take the smallest s of all. Where the rounding of the parameters
-    could lift κ above the bound, it is measured again, and the update scaled further if it did. The optimizer's running
-    means of gradients (momentum, Adam's first moment) start anew for what was scaled back: they would go on pushing;
-    those of optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart
-    (see ``functional.bi_lipschitz``). An update that makes a parameter
-    NaN or infinite is undone, and the optimizer forgets what is not finite.
+    so that no group's criticality is above b, for each part of |u_i - u_j|² has shrunk by f_g² at least. Parameters in
+    no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full learning rate
+    and goes down with it (``FollowedBound``). Where the rounding of the parameters could lift κ above the bound,
+    it is measured again, and the update scaled further if it did. The optimizer's running means of gradients (momentum,
+    Adam's first moment) are scaled like the parameter's update: they would go on asking for the rest; those of
+    optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart (see
+    ``functional.bi_lipschitz``). An update that makes a parameter NaN or infinite is undone, and the optimizer forgets
+    what is not finite.
 
     Memory: three copies of the parameters, and the points of a few groups during a step.
 
@@ -64,10 +77,13 @@ class StepClipper:
         optimizer: The optimizer; it may hold any of the model's parameters, and be given more of them later.
         model: Module that holds the groups' parameters, whole on this process.
         groups: Neuron groups; those of which the optimizer holds nothing are left out.
-        max_criticality: Largest κ of an update, in (0, 1].
+        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1].
         agree: What the processes of a run make of their factors, so that all use the same; default: each its own.
 
     Attributes:
+        bound: The bound of the next or present update.
+        rates: The learning rates that the bound follows.
+        share: How much of the optimizer's own last update was made, by its length.
         updates: Steps seen so far.
         clipped_updates: Steps that were scaled back, in part or as a whole.
         last: What the last step did, to the groups that were scaled back (to all where ``exact`` was asked for).
@@ -82,14 +98,15 @@ class StepClipper:
         optimizer: Optimizer,
         model: nn.Module,
         groups: Sequence[NeuronGroup],
-        max_criticality: float = 0.1,
+        max_criticality: float = MAX_CRITICALITY,
         agree: Callable[[list[float]], list[float]] = list,
     ) -> None:
-        self.max_criticality = require_criticality(max_criticality)
-        self.optimizer = optimizer
+        self.bound = self.max_criticality = require_criticality(max_criticality)
+        self.optimizer, self.rates = optimizer, FollowedBound(optimizer)
         self.updates = self.clipped_updates = 0
         self.last: tuple[GroupUpdate, ...] = ()
-        self.diverged = False
+        self.diverged, self.share = False, 1.0
+        self._norms: list[float] = []
         self._model, self._groups, self._agree = model, groups, agree
         self._memory = OptimizerMemory(optimizer)
         self._resolve()
@@ -103,117 +120,155 @@ class StepClipper:
             raise ValueError(f"expected a neuron group that the optimizer holds a parameter of, got: {names}")
         self._placement = Placement(self._model, watched)
         self._clouds = [group for alike in self._placement.alike for group in alike.groups]
-        members = [[id(p) for p in self._placement.parameters_of(group)] for group in self._clouds]
-        self._sets = _connected(members)
-        self._set_of = {key: which for which, keys in zip(self._sets, members, strict=True) for key in keys}
+        own = {id(parameter) for parameter in self._placement.parameters}
         # Those of another optimizer do not move meanwhile.
-        held = [p for p in held_parameters(self.optimizer) if id(p) not in self._set_of]
+        held = [p for p in held_parameters(self.optimizer) if id(p) not in own]
         self._parameters: list[Tensor] = [*self._placement.parameters, *held]
+        everything = list(range(len(self._clouds)))
+        members = [{id(p) for p in self._placement.parameters_of(group)} for group in self._clouds]
+        self._groups_of = [[i for i in everything if id(p) in members[i]] or everything for p in self._parameters]
+        self._slots_of = [
+            [s for s, groups in enumerate(self._groups_of[: len(own)]) if i in groups] for i in everything
+        ]
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
-        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.max_criticality)
+        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.bound)
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters; to be called before the optimizer's step."""
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
+        self.bound = self.rates.share() * self.max_criticality
+        self._bounds.bound = _EXACT_FROM * self.bound
         self._bounds.begin(self._moved)
 
     @torch.no_grad()
-    def after(self, exact: bool = False) -> bool:
+    def after(self, exact: bool = False, largest_share: float = 1.0) -> bool:
         """Scale the update back where it is too large; to be called after the optimizer's step.
 
         Args:
             exact: Evaluate κ of all groups, also where it is certainly below the bound, for ``last``.
+            largest_share: How much of the optimizer's own update may be made, by its length.
 
         Returns:
             Whether something was scaled back.
         """
-        try:
-            return self._clip(exact)
-        finally:
-            self._bounds.end()
-
-    def _clip(self, exact: bool) -> bool:
         self._displace()
         first = kappas = self._criticalities(exact)
-        scales = [1.0] * (max(self._sets) + 2)
+        factors = [1.0] * len(self._parameters)
         attempts = 0
-        while min(factors := self._agree(self._factors(kappas, attempts))) < 1:
+        allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
+        while min(allowed) < 1:
             unscaled = [moved.clone() for moved in self._moved]
-            self._scale_back(factors)
-            scales = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
+            latest = self._factors(allowed)
+            self._scale_back(latest)
+            factors = [factor * one for factor, one in zip(factors, latest, strict=True)]
             attempts += 1
             self._displace()
-            kappas = self._scaled(unscaled, factors, kappas, exact)
+            kappas = self._scaled(unscaled, latest, allowed, kappas)
+            allowed = self._agree(self._allowed(kappas, attempts))
+        self.share = self._share(factors)
         if attempts:
-            self._memory.forget_pushes({id(p): scales[self._set_of.get(id(p), -1)] for p in self._parameters})
+            self._memory.scale_pushes({id(p): factor for p, factor in zip(self._parameters, factors, strict=True)})
         if math.inf in first:
             self._memory.forget_non_finite()
         self.updates += 1
         self.clipped_updates += attempts > 0
+        scales = [min(factors[slot] for slot in slots) for slots in self._slots_of]
+        if exact and attempts and math.inf not in first:
+            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas)))
         self.last = tuple(
-            GroupUpdate(group.name, before, after, scales[which])
-            for group, which, before, after in zip(self._clouds, self._sets, first, kappas, strict=True)
-            if exact or scales[which] < 1
+            GroupUpdate(group.name, before, after, scale)
+            for group, before, after, scale in zip(self._clouds, first, kappas, scales, strict=True)
+            if exact or scale < 1
         )
         return attempts > 0
 
     def _displace(self) -> None:
         """Take the displacements of all parameters."""
-        torch._foreach_copy_(self._moved, self._parameters)
-        torch._foreach_sub_(self._moved, self._kept.copies)
+        differences(self._moved, self._parameters, self._kept.copies)
 
     def _criticalities(self, exact: bool) -> list[float]:
-        """κ of each group, ``nan`` where it is certainly below the bound; all ``inf`` when something is not finite."""
-        reach = self._bounds.reach(self._moved)
-        largest = torch.stack([norm.to(reach) for norm in torch._foreach_norm(self._moved, math.inf)])
-        # One copy from the device for all groups and parameters.
-        values = torch.cat([reach, largest]).tolist()
+        """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
+        norms = _read(self._bounds.norms(self._moved))
+        self._norms = norms[-len(self._parameters) :]
         self.diverged = False
-        if not all(map(math.isfinite, values[len(reach) :])):
+        if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        return self._bounds.every_criticality() if exact else self._bounds.criticalities(values[: len(reach)])
+        certain = self._bounds.certain(norms)
+        if not exact:
+            certain = self._bounds.look(self._moved, certain)
+            if all(certain):
+                return [math.nan] * len(self._clouds)
+        reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
+        kappas = self._bounds.criticalities(reach)
+        return self._looked_at(kappas) if exact else kappas
+
+    def _largest(self) -> list[float]:
+        """Of each displacement, whose norm may be beyond the largest number."""
+        return _read(torch._foreach_norm(self._moved, math.inf))
+
+    def _looked_at(self, kappas: Sequence[float]) -> list[float]:
+        """κ of each group, of large ones that are far below the bound among the neurons that moved most."""
+        seen = self._bounds.of_fastest().tolist()
+        return [one if math.isnan(kappa) else max(kappa, one) for kappa, one in zip(kappas, seen, strict=True)]
 
     def _scaled(
-        self, unscaled: Sequence[Tensor], factors: Sequence[float], kappas: Sequence[float], exact: bool
+        self, unscaled: Sequence[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
     ) -> list[float]:
-        """κ of each group after its update was scaled back, ``nan`` where it was.
+        """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
-        With δ what rounding made of the scaled update, κ is at most factor · κ + max |δ_i - δ_j| / |p_i - p_j|. Where
-        the last term may be a thousandth of the bound, κ is measured again; else it is right to that.
+        With δ what rounding made of the scaled update, κ is at most the factor that the group allows times κ, and
+        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the bound, κ is measured again.
         """
-        if exact:
-            return self._bounds.every_criticality()
-        factor_of = [factors[self._set_of.get(id(p), -1)] for p in self._parameters]
-        rounding = [now - factor * then for now, factor, then in zip(self._moved, factor_of, unscaled, strict=True)]
-        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.max_criticality)
-        again = [not tiny and 0 < factors[which] < 1 for tiny, which in zip(small, self._sets, strict=True)]
-        measured = self._bounds.criticalities([*(math.inf if needed else 0.0 for needed in again), 0.0])
+        whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
+        if not any(whole):
+            return [0.0] * len(whole)
+        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
+        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.bound)
+        again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
+        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
+        below = _EXACT_FROM * self.bound
         return [
-            new if needed else 0.0 if factors[which] == 0 else factors[which] * kappa
-            for new, needed, which, kappa in zip(measured, again, self._sets, kappas, strict=True)
+            (below if math.isnan(new) else new) if needed else factor * kappa if moves else 0.0
+            for new, needed, moves, factor, kappa in zip(measured, again, whole, allowed, kappas, strict=True)
         ]
 
-    def _factors(self, kappas: list[float], attempts: int) -> list[float]:
-        """By which to scale the update of each set of groups, and at the end that of the parameters in no group."""
-        factors = [1.0] * (max(self._sets) + 1)
-        for which, kappa in zip(self._sets, kappas, strict=True):
-            if kappa > self.max_criticality:
-                aim = AIM * self.max_criticality if attempts < _ATTEMPTS else 0.0
-                factors[which] = min(factors[which], aim / kappa)
-        return [*factors, min(factors)]
+    def _allowed(self, kappas: Sequence[float], attempts: int) -> list[float]:
+        """By which factor the update of each group has to be scaled."""
+        aim = AIM * self.bound if attempts < _ATTEMPTS else 0.0
+        return [aim / kappa if kappa > self.bound else 1.0 for kappa in kappas]
 
-    def _scale_back(self, factors: list[float]) -> None:
-        for parameter, kept in zip(self._parameters, self._kept.copies, strict=True):
-            factor = factors[self._set_of.get(id(parameter), -1)]
+    def _factors(self, allowed: Sequence[float]) -> list[float]:
+        """The smallest factor of the groups of each parameter."""
+        return [min(allowed[group] for group in groups) for groups in self._groups_of]
+
+    def _share(self, factors: Sequence[float]) -> float:
+        """How much of the optimizer's own update is made with these factors of the parameters, by its length."""
+        whole = math.hypot(*self._norms)
+        if whole == 0 or not math.isfinite(whole):
+            return min(factors)
+        return math.hypot(*(factor * norm for factor, norm in zip(factors, self._norms, strict=True))) / whole
+
+    def _shortened(self, allowed: list[float], largest_share: float) -> list[float]:
+        """The same factors, smaller where more than a share of the update would be made."""
+        share = self._share(self._factors(allowed)) if largest_share < 1 else 0.0
+        return [largest_share / share * factor for factor in allowed] if share > largest_share else allowed
+
+    def _scale_back(self, factors: Sequence[float]) -> None:
+        for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
             if factor == 0:
                 parameter.copy_(kept)  # the update may be infinite
             elif factor < 1:
                 parameter.copy_(torch.lerp(kept, parameter, factor))
+
+
+def _read(numbers: Sequence[Tensor]) -> list[float]:
+    """Numbers of a device, read at once."""
+    return torch.stack([number.to(numbers[0]) for number in numbers]).tolist() if numbers else []
 
 
 def require_criticality(value: float) -> float:
@@ -224,14 +279,3 @@ def require_criticality(value: float) -> float:
             f"merge; but got {value!r}."
         )
     return float(value)
-
-
-def _connected(keys: Sequence[Iterable[int]]) -> list[int]:
-    """For each set of keys the number, from 0 on, of the connected part that it belongs to: sets that share a key."""
-    parts: list[tuple[set[int], list[int]]] = []
-    for index, own in enumerate(map(set, keys)):
-        joined = [part for part in parts if not part[0].isdisjoint(own)]
-        parts = [part for part in parts if part[0].isdisjoint(own)]
-        parts.append((own.union(*(part[0] for part in joined)), [index, *(i for part in joined for i in part[1])]))
-    numbers = {index: number for number, (_, indices) in enumerate(parts) for index in indices}
-    return [numbers[index] for index in range(len(keys))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -48,7 +47,7 @@ class FiniteGuard:
         """Undo the update where it is not finite; to be called after the optimizer's step."""
         parameters, copies = self._kept.parameters, self._kept.copies
         self.undone = False
-        if not parameters or min(self._agree([float(self._largest(parameters))])) == 1:
+        if not parameters or min(self._agree([float(self._all_finite(parameters))])) == 1:
             return
         if all(bool(copy.isfinite().all()) for copy in copies):
             torch._foreach_copy_(parameters, copies)
@@ -56,6 +55,8 @@ class FiniteGuard:
             self.undone = True
 
     @staticmethod
-    def _largest(parameters: list[Tensor]) -> bool:
-        norms = torch._foreach_norm(parameters, math.inf)
-        return bool(torch.stack([norm.to(norms[0]) for norm in norms]).isfinite().all())
+    def _all_finite(parameters: list[Tensor]) -> bool:
+        norms = torch._foreach_norm(parameters)
+        if bool(torch.stack([norm.to(norms[0]) for norm in norms]).isfinite().all()):
+            return True
+        return all(bool(parameter.isfinite().all()) for parameter in parameters)  # squares may be too large

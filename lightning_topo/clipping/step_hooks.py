@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_topo.clipping.clipper import StepClipper
+from lightning_topo.clipping.clipper import MAX_CRITICALITY, StepClipper
 from lightning_topo.neurons import NeuronGroup, select_groups
 
 
@@ -18,12 +18,13 @@ def topological_step_clipping(
     optimizer: Optimizer,
     model: nn.Module,
     groups: str | list[str] | list[NeuronGroup] | None = None,
-    max_criticality: float = 0.1,
+    max_criticality: float = MAX_CRITICALITY,
     example_input: Any = None,
 ) -> Iterator[StepClipper]:
     r"""While the block runs, scale back every ``optimizer.step()`` whose criticality exceeds a bound.
 
-    For an update θ -> θ' of criticality κ above the bound the parameters become θ + s·(θ' - θ), s = max_criticality/κ.
+    For an update θ -> θ' of criticality κ above the bound a group's parameters become θ + s·(θ' - θ), s = bound/κ. The
+    bound is ``max_criticality`` at the optimizer's full learning rate, and goes down with it.
     ``TopologicalStepClipping`` is the same for a Lightning Trainer; ``StepClipper`` says what happens in detail.
 
     Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
@@ -32,7 +33,8 @@ def topological_step_clipping(
         optimizer: Any torch optimizer.
         model: The model that it trains.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
-        max_criticality: Largest κ of an update, in (0, 1].
+        max_criticality: Largest κ of an update at the full learning rate, in (0, 1]; default the share of the critical
+            learning rate that the rate control trains at.
         example_input: What the model's forward takes, to find groups and to check them.
 
     Yields:
@@ -54,7 +56,7 @@ def topological_step_clipping(
         ...         torch.nn.functional.mse_loss(model(x), y).backward()
         ...         optimizer.step()
         >>> clipper.clipped_updates, round(clipper.last[0].criticality_after, 3)
-        (3, 0.1)
+        (3, 0.2)
     """
     clipper = StepClipper(optimizer, model, select_groups(model, groups, example_input), max_criticality)
 

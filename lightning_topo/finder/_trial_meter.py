@@ -32,33 +32,28 @@ class TrialMeter:
         held = [p for p in held_parameters(optimizer) if id(p) not in own]
         self._parameters: list[Tensor] = [*placement.parameters, *held]
         self._before = ParametersBefore(self._parameters)
-        self._moved = [
+        self._moved: list[Tensor] = [
             copy.to(torch.promote_types(copy.dtype, torch.float32), copy=True) for copy in self._before.copies
         ]
         self._bounds = BoundWatch(placement, self._before, 1.0)
 
     def before(self) -> None:
         """Keep the parameters; to be called before the step."""
-        self._bounds.begin(self._moved)
+        self._bounds.begin()
 
     @torch.no_grad()
     def after(self) -> tuple[float, str | None]:
         """The largest κ and its group; ``inf`` when a parameter is not finite. To be called after the step."""
-        try:
-            return self._largest()
-        finally:
-            self._bounds.end()
-
-    def _largest(self) -> tuple[float, str | None]:
         torch._foreach_copy_(self._moved, self._parameters)
         torch._foreach_sub_(self._moved, self._before.copies)
-        largest = torch.stack(torch._foreach_norm(self._moved, math.inf))
+        # Not the largest entries, whose search takes twenty times as long on a CPU; sums of squares may overflow.
+        lengths = torch.stack(torch._foreach_norm(self._moved))
         if not self._names:
-            return (0.0 if bool(largest.isfinite().all()) else math.inf), None
-        numbers = [self._bounds.reach(self._moved), self._bounds.of_fastest(), largest]
+            return (0.0 if self._finite(lengths.tolist()) else math.inf), None
+        numbers = [self._bounds.reach(self._moved), self._bounds.of_fastest(), lengths]
         first, second, _ = (len(number) for number in numbers)
         values = torch.cat([number.to(numbers[1]) for number in numbers]).tolist()
-        if not all(map(math.isfinite, values[first + second :])):
+        if not self._finite(values[first + second :]):
             return math.inf, None
         kappas = values[first : first + second]
         if max(kappas) < 1:
@@ -66,3 +61,7 @@ class TrialMeter:
             kappas = [max(kappa, 0.0 if math.isnan(one) else one) for kappa, one in zip(kappas, near, strict=True)]
         worst = max(kappas)
         return worst, self._names[kappas.index(worst)]
+
+    def _finite(self, lengths: Sequence[float]) -> bool:
+        """Whether every parameter is finite, given the lengths of their displacements."""
+        return all(map(math.isfinite, lengths)) or all(bool(moved.isfinite().all()) for moved in self._moved)

@@ -13,6 +13,8 @@ from lightning_topo.functional._near_graph import near_graph
 from lightning_topo.functional.distances import ROUNDING, as_cloud
 from lightning_topo.functional.persistence import Persistence
 
+# Share of the diameter at which the paper counts (arXiv 2510.02670).
+PAPER_SCALE = 0.25
 # A further round of a collapse costs less than it saves while it removes this share of the points.
 _ROUNDS = ((strong_collapse, 0.05), (link_collapse, 0.2))
 # In larger graphs the first round is estimated before: it costs ten times as much.

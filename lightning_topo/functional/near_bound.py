@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional._products import (
+    largest,
     power_of_two,
     product_dtype,
     relative_error,
@@ -189,7 +190,7 @@ def _double_or_single(points: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """The power of two below the largest coordinate of each cloud, shape (G, 1, 1), in at least single precision."""
-    size = torch.linalg.vector_norm(points.detach(), math.inf, (1, 2), keepdim=True)
+    size = largest(points.detach(), (1, 2))[:, None, None]
     return power_of_two(size.to(torch.promote_types(size.dtype, torch.float32)))
 
 

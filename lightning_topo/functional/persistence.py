@@ -131,12 +131,12 @@ def _validate(max_dim: int, max_neurons: int | None, engine: str) -> None:
 
 
 def _components(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    deaths = _spanning_tree_lengths(distances)
+    deaths = spanning_tree_lengths(distances)
     deaths = deaths[deaths > ROUNDING * distances.max()]
     return np.column_stack([np.zeros(len(deaths) + 1), np.append(deaths, np.inf)])
 
 
-def _spanning_tree_lengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+def spanning_tree_lengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Edge lengths of a minimum spanning tree, by Prim's algorithm."""
     n = len(distances)
     lengths = np.empty(n - 1)

@@ -88,7 +88,7 @@ def states(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any], Any]]:
 
 
 class OptimizerMemory:
-    """Resets what an optimizer, and those that it wraps, remember of updates that were not made as they wanted.
+    """Mends what an optimizer, and those that it wraps, remember of updates that were not made as they wanted.
 
     What a tensor of an unknown name is, is guessed from its shape and values, and said once.
 
@@ -101,10 +101,11 @@ class OptimizerMemory:
         self._meanings: dict[tuple[type, str], Meaning] = {}
 
     @torch.no_grad()
-    def forget_pushes(self, factors: Mapping[int, float]) -> None:
-        """Set the running means of parameters whose update was scaled back to zero: they would go on pushing that way.
+    def scale_pushes(self, factors: Mapping[int, float]) -> None:
+        """Scale the running means of parameters like their update, as if no more had been asked for than was made.
 
-        LBFGS, whose memory is of differences between whole steps, starts anew.
+        Left as they are, they would ask for the rest again at each of the next updates. LBFGS, whose memory is of
+        differences between whole steps, starts anew.
 
         Args:
             factors: Of the updates that were made, by the ``id`` of parameters.
@@ -113,10 +114,11 @@ class OptimizerMemory:
         kept = list(states(self.optimizer))
         self._learn(kept)
         for parameter, state, owner in kept:
-            if factors.get(id(parameter), 1.0) < 1:
+            factor = factors.get(id(parameter), 1.0)
+            if factor < 1:
                 for name, value in state.items():
                     if _is_a_field(value, parameter) and self._meaning(owner, name) is Meaning.PUSHES:
-                        value.zero_()
+                        value.mul_(factor) if factor > 0 else value.zero_()
 
     @torch.no_grad()
     def forget_non_finite(self) -> None:
@@ -156,7 +158,7 @@ class OptimizerMemory:
                 self._meanings[kind, name] = meaning
                 warn_user(
                     f"{kind.__name__} keeps {name!r}, which is taken for {meaning.value}: where step clipping scales "
-                    f"an update back, it is {'set to zero' if meaning is Meaning.PUSHES else 'left as it is'}."
+                    f"an update back, it is {'scaled likewise' if meaning is Meaning.PUSHES else 'left as it is'}."
                 )
 
 

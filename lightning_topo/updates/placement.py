@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,6 +57,15 @@ class Layout:
             units = units[torch.arange(len(units), device=units.device)[:, None], rows]
         return units.flatten(2)
 
+    def sums(self, parameter: Tensor) -> Tensor:
+        """The sum of each unit's numbers on a parameter, shape (n,); nothing is copied."""
+        member = self.member
+        assert member.size is not None
+        block = parameter.narrow(member.axis, member.offset, member.outer * member.size * member.inner)
+        units = block.unflatten(member.axis, (member.outer, member.size, member.inner))
+        others = [axis for axis in range(units.ndim) if axis != member.axis + 1]
+        return units.sum(others)
+
 
 @dataclass(frozen=True, eq=False)
 class AlikeGroups:
@@ -104,6 +113,16 @@ class AlikeGroups:
         if count > 1:
             units = units.unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
         return units if units.device == self.device else units.to(self.device, non_blocking=True)
+
+    def sums(self, values: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+        """The sum of each neuron's coordinates, shape (G, n), without a copy of them."""
+        total: Tensor | None = None
+        for layout, slots in self.parts:
+            each = torch.stack([layout.sums(values[slot]).to(self.device) for slot in slots])
+            part = each.unflatten(0, (len(self.groups), -1)).sum(1)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
 
     def split(self, count: int) -> list[AlikeGroups]:
         """The same in sets of at most ``count`` groups."""

@@ -65,5 +65,5 @@ def is_step_hook(hook: Any) -> bool:
 
 def rates_are_controlled(optimizer: Optimizer) -> bool:
     """Whether one of our hooks sets the learning rates of the optimizer's steps."""
-    hooks = optimizer._optimizer_step_pre_hooks.values()
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()  # some wrappers take none
     return any(isinstance(hook, _StepHook) and hook.owner.sets_rates for hook in hooks)

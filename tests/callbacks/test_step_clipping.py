@@ -177,6 +177,7 @@ def test_keys_and_history(classifier, trainer, data, recorder):
         for step, kappa in recorder.series(f"clipping.{group}.criticality_after"):
             assert kappa == pytest.approx(made_kappas[step], rel=1e-5)
     assert recorder.series("clipping.clipped_updates")[-1] == (23, clipping.clipped_updates)
+    assert recorder.series("clipping.clipped_share")[-1] == (23, clipping.clipped_updates / 24)
     assert not recorder.series("clipping.coverage")
     overall = dict(recorder.series("clipping.criticality_before"))
     for record in clipping.history:
@@ -200,6 +201,56 @@ def test_counts_continue_after_a_checkpoint(classifier, trainer, data, tmp_path,
     assert again.clipped_updates >= clipping.clipped_updates > 0
 
 
+def halving(momentum=0.0):
+    """SGD far above its bound, whose rate is halved with every epoch."""
+
+    def configure(module):
+        optimizer = torch.optim.SGD(module.parameters(), lr=5.0, momentum=momentum)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+
+    return configure
+
+
+def test_the_bound_goes_down_with_the_schedule_also_after_a_resume(
+    classifier, trainer, data, tmp_path, weights_only, recorder
+):
+    clipping, (monitor,) = lt.TopologicalStepClipping(BOUND), watched()
+    first = trainer([clipping, monitor], max_epochs=2, logger=[recorder], log_every_n_steps=12)
+    first.fit(classifier(halving()), data())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    assert dict(recorder.series("clipping.bound")) == pytest.approx({11: BOUND, 23: BOUND / 2})
+    late = [r.criticality for r in monitor.history if r.step >= 12 and not math.isnan(r.criticality)]
+    assert 0.9 * BOUND / 2 < max(late) <= BOUND / 2
+    again, (later,) = lt.TopologicalStepClipping(BOUND), watched()
+    resumed = trainer([again, later], max_epochs=3)
+    resumed.fit(classifier(halving()), data(), ckpt_path=tmp_path / "a.ckpt", **weights_only)
+    assert len(later.history) > 0
+    last = [r.criticality for r in later.history if r.step >= 24 and not math.isnan(r.criticality)]
+    assert 0.9 * BOUND / 4 < max(last) <= BOUND / 4
+
+
+def test_rates_that_are_controlled_are_no_schedule(classifier, trainer, data, recorder):
+    control = lt.TopologicalRateControl(schedule="linear", max_overhead=None)
+    clipping = lt.TopologicalStepClipping(BOUND)
+    trainer([clipping, control], logger=[recorder], log_every_n_steps=4).fit(classifier(fast()), data())
+    rates = [value for _, value in recorder.series("control.learning_rate")]
+    assert rates[-1] < 0.5 * max(rates)
+    assert {value for _, value in recorder.series("clipping.bound")} == {BOUND}
+
+
+def test_what_is_logged_where_nothing_is_scaled_back(classifier, trainer, data, recorder):
+    clipping, (monitor,) = lt.TopologicalStepClipping(1.0), watched()
+    made = trainer([clipping, monitor], logger=[recorder], log_every_n_steps=4)
+    made.fit(classifier(lambda module: torch.optim.SGD(module.parameters(), lr=1e-3)), data())
+    assert clipping.clipped_updates == 0
+    kappas = dict(recorder.series("clipping.criticality_before"))
+    assert list(kappas) == [3, 7, 11, 15, 19, 23]
+    for step, kappa in kappas.items():
+        assert kappa == pytest.approx(max(r.criticality for r in monitor.history if r.step == step), rel=1e-5)
+    assert {value for _, value in recorder.series("clipping.clipped_share")} == {0.0}
+    assert {value for _, value in recorder.series("clipping.scale")} == {1.0}
+
+
 def test_a_fresh_fit_counts_anew(classifier, trainer, data):
     clipping = lt.TopologicalStepClipping(BOUND)
     for _ in range(2):
@@ -214,7 +265,7 @@ def test_tensorboard_has_a_chart(classifier, trainer, data, tmp_path):
     logger = pl.loggers.TensorBoardLogger(tmp_path)
     trainer([lt.TopologicalStepClipping(BOUND)], logger=logger).fit(classifier(fast()), data())
     events = EventAccumulator(logger.log_dir).Reload()
-    assert "clipping/net.0/scale" in events.Tags()["scalars"]
+    assert "clipping_groups/net.0/scale" in events.Tags()["scalars"]
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
     assert "κ before and after clipping" in layout
 

@@ -1,4 +1,4 @@
-"""What wrapped optimizers remember: found whatever it is called, and reset where it pushes."""
+"""What wrapped optimizers remember: found whatever it is called, and scaled where it pushes."""
 
 import math
 import warnings
@@ -100,7 +100,7 @@ def memories(optimizer, name):
 
 
 def clipped(make, poison=False):
-    """One update of a small network that is far too large, clipped; the optimizer and the weights before it."""
+    """One update of a small network that is far too large, clipped; the optimizer, the weights before it, the net."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     optimizer = make(model.parameters())
@@ -118,10 +118,11 @@ def clipped(make, poison=False):
 
 @pytest.mark.parametrize("make", [momentum, BaseOptimizer, NoInit, Forwards, OwnCopies])
 def test_the_momentum_of_a_clipped_step_is_found_in_wrapped_optimizers(make):
-    optimizer, *_ = clipped(make)
+    optimizer, before, model = clipped(make)
     found = memories(optimizer, "momentum_buffer")
     assert len(found) == 4
-    assert not any(value.any() for value in found)
+    for buffer, parameter, old in zip(found, model.parameters(), before, strict=True):  # the rate is 1: θ' - θ = -m
+        torch.testing.assert_close(buffer.float(), old - parameter, rtol=1e-4, atol=1e-6)
 
 
 def test_a_wrappers_copy_of_the_weights_is_no_momentum():
@@ -133,11 +134,12 @@ def test_a_wrappers_copy_of_the_weights_is_no_momentum():
 def test_unknown_names_are_told_by_shape_and_values_and_said_once():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        optimizer, before, _ = clipped(OtherNames)
+        optimizer, before, model = clipped(OtherNames)
     said = [str(w.message) for w in caught]
     assert [sum(f"keeps {name!r}" in message for message in said) for name in ("kept", "drift", "square")] == [1, 1, 1]
-    assert [message.endswith("set to zero.") for message in said if "keeps 'drift'" in message] == [True]
-    assert not any(value.any() for value in memories(optimizer, "drift"))
+    assert [message.endswith("scaled likewise.") for message in said if "keeps 'drift'" in message] == [True]
+    for drift, parameter, old in zip(memories(optimizer, "drift"), model.parameters(), before, strict=True):
+        torch.testing.assert_close(drift, old - parameter, rtol=1e-4, atol=1e-6)
     assert all(bool((value > 0).all()) for value in memories(optimizer, "square"))
     assert all(torch.equal(a, b) for a, b in zip(memories(optimizer, "kept"), before, strict=True))
 
@@ -177,7 +179,7 @@ def test_an_inner_lbfgs_starts_anew():
     outer.base_optimizer = torch.optim.LBFGS(model.parameters())
     outer.base_optimizer.step(lambda: model(torch.ones(2)).square().sum().backward() or torch.zeros(()))
     assert outer.base_optimizer.state
-    OptimizerMemory(outer).forget_pushes({})
+    OptimizerMemory(outer).scale_pushes({})
     assert not outer.base_optimizer.state
 
 
