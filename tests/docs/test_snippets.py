@@ -1,7 +1,7 @@
 """The snippets of the README and of the documentation run as they stand, and print what is written below them.
 
-A page's blocks run one after the other in one namespace. What a reader brings along (``model``, ``train_dataloader``,
-``val_dataloader``) is the network of ``examples/digits.py`` on its digits.
+A page's blocks run one after the other in one namespace; each of the README's starts with a new model. What a reader
+brings along (``model``, ``train_dataloader``, ``val_dataloader``) is the network of ``examples/digits.py``.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+
+import lightning_topo
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
@@ -53,7 +55,8 @@ def reader(monkeypatch, tmp_path):
     def at(lr):
         pl.seed_everything(0, verbose=False)
         train, val = digits.loaders()
-        return {"model": digits.Digits(lr), "train_dataloader": train, "val_dataloader": val}
+        brought = {"model": digits.Digits(lr), "train_dataloader": train, "val_dataloader": val}
+        return brought | {"lt": lightning_topo, "Trainer": pl.Trainer}
 
     return at
 
@@ -62,6 +65,8 @@ def reader(monkeypatch, tmp_path):
 def test_snippets_run_and_print_what_they_say(page, reader):
     namespace = reader(LEARNING_RATES.get(page, 1e-3))
     for snippet in snippets(page):
+        if page == "README.md":
+            namespace |= reader(1e-3)
         printed = io.StringIO()
         code = compile("\n" * (snippet.line - 1) + snippet.code, page, "exec")
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
