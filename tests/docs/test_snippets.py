@@ -21,7 +21,8 @@ PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "d
 # Rates that are far too high, so that there is something to control and to clip.
 LEARNING_RATES = {"docs/tutorials/no-learning-rate.md": 0.1, "docs/tutorials/clip-steps.md": 0.03}
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
-_ADVICE = ".*(does not have many workers|logging interval|no `val_data|were scaled back|max_epochs)"  # that a reader sees, too
+# What a reader is told, too.
+_ADVICE = ".*(does not have many workers|logging interval|no `val_data|were scaled back)"
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -70,9 +71,7 @@ def test_snippets_run_and_print_what_they_say(page, reader):
         printed = io.StringIO()
         code = compile("\n" * (snippet.line - 1) + snippet.code, page, "exec")
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-            warnings.filterwarnings(
-                "ignore", message=".*(does not have many workers|logging interval|no `val_data|were scaled back|max_epochs)"
-            )
+            warnings.filterwarnings("ignore", message=_ADVICE)
             exec(code, namespace)
         last = "\n".join(printed.getvalue().splitlines()[-len(snippet.expected.splitlines()) :])  # after progress bars
         if snippet.expected:
