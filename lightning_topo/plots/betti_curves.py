@@ -24,7 +24,7 @@ def plot_betti_curves(
     components and a few loops.
 
     Args:
-        persistence: The diagrams, e.g. of :func:`lightning_topo.functional.persistence`.
+        persistence: The diagrams, e.g. of ``lightning_topo.functional.persistence``.
         start: Those of an earlier time, whose curves are drawn as thin, dashed lines.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
         scale: Where to draw the dotted line, as a share of the cloud's diameter.

@@ -120,19 +120,20 @@ def _neurons(findings: Findings) -> str:
     courses: dict[str, list[Any]] = {}
     for record in sorted(findings.topology, key=lambda record: record.step):  # the start may have been measured late
         courses.setdefault(record.group, []).append(record)
-    if counts_distinct(findings.topology):
-        return _distinct(courses)
-    if any(len(course) > 1 for course in courses.values()):
-        return _drift({name: course for name, course in courses.items() if len(course) > 1})
+    compared = {name: course for name, course in courses.items() if len(course) > 1}
+    if compared:
+        return _distinct(compared) if counts_distinct(findings.topology) else _drift(compared)
     known = [record for record in findings.updates if not math.isnan(record.lower)]
     if not known:
         return ""
     lower, upper = min(known, key=lambda record: record.lower), max(known, key=lambda record: record.upper)
+    if courses:
+        end = "their topology was measured once, so that there is nothing to compare"
+    else:
+        end = "PersistenceMonitor() tells how many stay distinct"
     return (
         f"Neurons: a single measured update changed distances between them by factors from {lower.lower:.3g} "
-        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); "
-        f"{'PersistenceMonitor() tells' if not courses else 'their topology was measured too seldom to tell'} how many "
-        "stay distinct."
+        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); {end}."
     )
 
 
