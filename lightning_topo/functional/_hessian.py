@@ -104,7 +104,7 @@ def _gradients(loss: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor | None,
     return gradients
 
 
-def _second_backward(gradients: list, params: tuple[Tensor, ...], vectors: list[Tensor]) -> tuple[Tensor, ...]:
+def _second_backward(gradients: list[Any], params: tuple[Tensor, ...], vectors: list[Tensor]) -> tuple[Tensor, ...]:
     try:
         return torch.autograd.grad(gradients, params, vectors, retain_graph=True, materialize_grads=True)
     except torch.cuda.OutOfMemoryError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.lines import Line2D
@@ -131,7 +132,7 @@ def _window(result: _Result, suggestion: float | None) -> tuple[float, float]:
     return min(rates) / _BELOW, max(rates) * _ABOVE
 
 
-def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
+def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> Sequence[Artist]:
     finite = [trial.max_criticality for trial in trials if math.isfinite(trial.max_criticality)]
     edge = 10 * max([1.0, *finite])
     ax.set_ylim(min([0.5, *finite]) / 2, 3 * (edge if len(finite) < len(trials) else max([2.0, *finite])))
@@ -150,7 +151,7 @@ def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
     return handles
 
 
-def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) -> list:
+def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) -> Sequence[Artist]:
     if result.critical_lr is None:
         return []
     ax.axvspan(*result.bracket, color=_RATE, alpha=0.2, lw=0, zorder=0)
@@ -162,7 +163,7 @@ def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) 
     return handles
 
 
-def _draw_short(ax: Axes, rates: Sequence[float]) -> list:
+def _draw_short(ax: Axes, rates: Sequence[float]) -> Sequence[Artist]:
     """Strokes at the lower edge."""
     if not rates:
         return []
@@ -192,7 +193,8 @@ def _keep_crosses(ax: Axes) -> None:
     top = ax.get_ylim()[1]
     for line in ax.lines:
         if line.get_label() == "_broke":
-            line.set_ydata([min(float(y), top) for y in line.get_ydata()])  # type: ignore[union-attr]
+            heights: Any = line.get_ydata()
+            line.set_ydata([min(float(y), top) for y in heights])
             line.set_clip_on(False)
 
 
