@@ -41,7 +41,7 @@ class TopologicalLearningRateFinder(Callback):
         max_lr: Largest base learning rate to try; the search starts there.
         hold_steps: Optimizer steps for which a rate has to hold. As many batches are kept in memory (times ``orders``
             and accumulation), those that the trials reached.
-        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance of η*.
+        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance.
         safety: ``"auto"``, or the share of η* to train at, in (0, 1]. ``"auto"`` chooses it by short trials, and half
             of that for a run whose rate does not decay; where they cannot tell (no loss is returned, or several), it is
             a quarter.

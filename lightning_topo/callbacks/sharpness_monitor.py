@@ -176,6 +176,7 @@ class SharpnessMonitor(OptionedCallback):
         self._budget.start()
         self.ready = True
         self._trainer, self._batches = trainer, batches_left(trainer)
+        self._due_at = time.perf_counter()
         if self.active:
             self._writer.publish_last(trainer)
         if self._processes.lead:
@@ -251,6 +252,7 @@ class SharpnessMonitor(OptionedCallback):
             with self._budget.spending(pl_module.device):
                 metrics = self._of_hessian(trainer, pl_module, loss)
         with self._budget.spending():
+            self._wants_hessian = self._processes.agreed(self._wants_hessian)
             self._log(trainer, metrics)
 
     def _of_hessian(self, trainer: Any, pl_module: Any, loss: Tensor) -> dict[str, float]:

@@ -49,7 +49,7 @@ class CriticalRateSearch:
 
     $$
     \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
-    \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = (1 + \text{tolerance})^2
+    \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = 1 + \text{tolerance}
     $$
 
     until a rate holds. If that left a gap, the rest is taken in steps of c, again from above.
@@ -60,7 +60,7 @@ class CriticalRateSearch:
     Args:
         min_lr: Smallest rate to try.
         max_lr: Largest rate to try.
-        tolerance: The bracket is closed when its centre is within a factor of 1 + tolerance of its ends.
+        tolerance: The bracket is closed when its ends are within a factor of 1 + tolerance.
         warm_up: Share of its peak that the schedule has reached at each of a trial's first updates; 1 after that.
 
     Raises:
@@ -92,7 +92,7 @@ class CriticalRateSearch:
     @property
     def _cell(self) -> float:
         """The widest bracket that is closed."""
-        return (1 + self.tolerance) ** 2
+        return 1 + self.tolerance
 
     def init(self) -> SearchState:
         """The state before the first trial."""

@@ -138,6 +138,9 @@ class BoundWatch:
         numbers = [number for number, is_certain in enumerate(certain) if not is_certain]
         if not self._references or not numbers:
             return list(certain)
+        for number in numbers:
+            if self._references[number].looks > _LOOKS_PER_NEURON * self.sets[number].shape[0]:
+                self._references[number] = self._distances(self.sets[number])
         slots = sorted({slot for number in numbers for slot in self.sets[number].slots})
         moved = [updates[slot] for slot in slots]
         gone = [torch.empty_like(update) for update in moved]
@@ -178,8 +181,6 @@ class BoundWatch:
             if certain is not None and certain[number]:
                 found.append(torch.zeros(len(alike.groups), device=alike.device))
                 continue
-            if self._references[number].looks > _LOOKS_PER_NEURON * alike.shape[0]:
-                self._references[number] = self._distances(alike)
             self._lengths[number] = displacement_lengths(alike.clouds(updates))
             found.append(self._reaches(number, self._way(alike)))
         return torch.cat([part.to(found[0]) for part in found])
@@ -239,13 +240,16 @@ class BoundWatch:
     def of_fastest(self) -> Tensor:
         """κ among the neurons of each group that the last ``reach`` found to move most, shape (number of groups,).
 
-        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved, which
-        shows a rate that is far too high. To be read by the caller.
+        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved or the
+        group needed no look, which shows a rate that is far too high. To be read by the caller.
         """
         found = []
         for number, alike in enumerate(self.sets):
             n, dimension = alike.shape
             large = n > _FASTEST and n * n * dimension > _ALWAYS_WHOLE
+            if large and number not in self._lengths:
+                found.append(torch.zeros(len(alike.groups), device=alike.device))
+                continue
             rows = self._lengths[number].topk(_FASTEST).indices if large else None
             before = alike.clouds(self._before.copies, rows)
             after = alike.clouds(self._placement.parameters, rows)
@@ -265,14 +269,8 @@ class BoundWatch:
 def differences(out: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
     """Write the differences of tensors into others of at least their precision; of as many as there are of the second.
 
-    On a processor in one pass, which takes two thirds of the time.
+    In a higher precision than their own, differences of numbers are exact.
     """
-    for target, a, b in zip(out, first, second, strict=False):
-        if target.device.type != "cpu" or target.dtype != a.dtype or target.dtype != b.dtype:
-            break
-        torch.sub(a, b, out=target)
-    else:
-        return
     count = len(second)
     torch._foreach_copy_(list(out[:count]), list(first[:count]))
     torch._foreach_sub_(list(out[:count]), list(second))
