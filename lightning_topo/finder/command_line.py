@@ -92,7 +92,7 @@ def _search(package: str, model: Any, data: Any, arguments: list[str], wanted: d
 
     base: Any = cli.LightningCLI
 
-    class SearchInsteadOfFit(base):
+    class SearchInsteadOfFit(base):  # type: ignore[misc]
         """Builds what ``fit`` would train, and searches."""
 
         def _run_subcommand(self, subcommand: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def _gradients(loss: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor | None,
     return gradients
 
 
-def _second_backward(gradients: list, params: tuple[Tensor, ...], vectors: list[Tensor]) -> tuple[Tensor, ...]:
+def _second_backward(gradients: Sequence[Any], params: tuple[Tensor, ...], vectors: list[Tensor]) -> tuple[Tensor, ...]:
     try:
         return torch.autograd.grad(gradients, params, vectors, retain_graph=True, materialize_grads=True)
     except torch.cuda.OutOfMemoryError:

@@ -11,6 +11,7 @@ import numpy as np
 from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.lines import Line2D
@@ -133,7 +134,7 @@ def _window(result: _Result, suggestion: float | None) -> tuple[float, float]:
     return min(rates) / _BELOW, max(rates) * _ABOVE
 
 
-def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
+def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> Sequence[Artist]:
     # One that is known to be below 1, and no more, is 0.
     finite = [trial.max_criticality for trial in trials if 0 < trial.max_criticality < math.inf]
     lost = any(not math.isfinite(trial.max_criticality) for trial in trials)
@@ -154,7 +155,7 @@ def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
     return handles
 
 
-def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) -> list:
+def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) -> Sequence[Artist]:
     if result.critical_lr is None:
         return []
     ax.axvspan(*result.bracket, color=_RATE, alpha=0.2, lw=0, zorder=0)
@@ -166,7 +167,7 @@ def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) 
     return handles
 
 
-def _draw_short(ax: Axes, rates: Sequence[float]) -> list:
+def _draw_short(ax: Axes, rates: Sequence[float]) -> Sequence[Artist]:
     """Strokes at the lower edge."""
     if not rates:
         return []

@@ -119,7 +119,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, call: ExampleCall) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self._values = WeakTensorKeyDictionary()
         self._flags: dict[Value, tuple[int, tuple[bool, ...]]] = {}
