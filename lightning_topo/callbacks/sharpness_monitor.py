@@ -45,7 +45,7 @@ class SharpnessMonitor(OptionedCallback):
 
     ``critical`` measures the critical learning rate of the loss along the update that was just made,
 
-    .. math:: \eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},
+    $$\eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},$$
 
     by an exponential and then a binary search of forward passes (arXiv 2601.16979). L is the loss of the batch, or with
     accumulation of the batches, from which the update came. The passes draw the same random numbers from the same

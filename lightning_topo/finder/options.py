@@ -21,7 +21,7 @@ class SearchOptions:
         min_lr: Smallest base learning rate to try.
         max_lr: Largest base learning rate to try; the search starts there.
         hold_steps: Optimizer steps for which a rate has to hold.
-        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance of η*.
+        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance.
         safety: Share of η* to train at, in (0, 1], or ``"auto"``: chosen by short trials.
         groups: Neuron groups to watch.
         orders: Batch orders over which a rate has to hold.

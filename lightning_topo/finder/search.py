@@ -47,8 +47,10 @@ class CriticalRateSearch:
     first update's 1/K, above which every rate breaks at once. From there each broken trial says how far to go down:
     with criticality κ at update t >= 1, and while the schedule warms up the share s of its peak that it has reached,
 
-    .. math:: \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
-        \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = (1 + \text{tolerance})^2
+    $$
+    \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
+    \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = 1 + \text{tolerance}
+    $$
 
     until a rate holds. If that left a gap, the rest is taken in steps of c, again from above.
     The rates that hold need not form an interval; coming from above finds the upper end of the set.
@@ -58,7 +60,7 @@ class CriticalRateSearch:
     Args:
         min_lr: Smallest rate to try.
         max_lr: Largest rate to try.
-        tolerance: The bracket is closed when its centre is within a factor of 1 + tolerance of its ends.
+        tolerance: The bracket is closed when its ends are within a factor of 1 + tolerance.
         warm_up: Share of its peak that the schedule has reached at each of a trial's first updates; 1 after that.
 
     Raises:
@@ -90,7 +92,7 @@ class CriticalRateSearch:
     @property
     def _cell(self) -> float:
         """The widest bracket that is closed."""
-        return (1 + self.tolerance) ** 2
+        return 1 + self.tolerance
 
     def init(self) -> SearchState:
         """The state before the first trial."""
@@ -113,7 +115,7 @@ class CriticalRateSearch:
         return state.broken.lr <= self.min_lr
 
     def result(self, state: SearchState) -> TopologicalLRResult:
-        """What a search found that :meth:`terminate` says is over."""
+        """What a search found that ``terminate`` says is over."""
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
         bracket = (state.held, state.broken.lr)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
@@ -132,17 +134,19 @@ def _window(result: _Result, suggestion: float | None) -> tuple[float, float]:
 
 
 def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
-    finite = [trial.max_criticality for trial in trials if math.isfinite(trial.max_criticality)]
-    edge = 10 * max([1.0, *finite])
-    ax.set_ylim(min([0.5, *finite]) / 2, 3 * (edge if len(finite) < len(trials) else max([2.0, *finite])))
+    # One that is known to be below 1, and no more, is 0.
+    finite = [trial.max_criticality for trial in trials if 0 < trial.max_criticality < math.inf]
+    lost = any(not math.isfinite(trial.max_criticality) for trial in trials)
+    least, edge = min([0.5, *finite]) / 2, 10 * max([1.0, *finite])
+    ax.set_ylim(least, 3 * (edge if lost else max([2.0, *finite])))
     handles = []
     for held, colour, marker, label in ((True, _HELD, "o", "held"), (False, _BROKEN, "^", "broke")):
         group = [trial for trial in trials if trial.held is held]
         if group:
             rates = [trial.lr for trial in group]
-            kappas = [min(trial.max_criticality, edge) for trial in group]
+            kappas = [max(least, min(trial.max_criticality, edge)) for trial in group]
             handles.append(ax.scatter(rates, kappas, s=36, c=colour, marker=marker, label=label, zorder=3))
-    if len(finite) < len(trials):
+    if lost:
         ax.axhline(edge, color=GREY, lw=0.8, zorder=1)
         ax.annotate(
             "κ = ∞", (1, edge), (-3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
@@ -192,7 +196,7 @@ def _keep_crosses(ax: Axes) -> None:
     top = ax.get_ylim()[1]
     for line in ax.lines:
         if line.get_label() == "_broke":
-            line.set_ydata([min(float(y), top) for y in line.get_ydata()])  # type: ignore[union-attr]
+            line.set_ydata(np.minimum(np.asarray(line.get_ydata(), dtype=float), top))
             line.set_clip_on(False)
 
 

@@ -41,8 +41,8 @@ def test_first_update_decides(critical, tolerance):
     result = run(CriticalRateSearch(tolerance=tolerance), lambda lr: [lr / critical / (1 + t) for t in range(HOLD)])
     low, high = result.bracket
     assert result.status == "found"
-    assert low < critical <= high <= low * (1 + tolerance) ** 2 * (1 + 1e-6)
-    assert critical / (1 + tolerance) * (1 - 1e-6) <= result.critical_lr <= critical * (1 + tolerance) * (1 + 1e-6)
+    assert low < critical <= high <= low * (1 + tolerance) * (1 + 1e-6)
+    assert result.critical_lr == pytest.approx(critical, rel=0.51 * tolerance)
     assert result.total_steps <= 2 + HOLD
 
 
@@ -55,7 +55,7 @@ def test_power_law_of_a_later_update(critical, power, peak):
 
     result = run(CriticalRateSearch(), kappas)
     assert result.bracket[0] < critical <= result.bracket[1]
-    assert critical / 1.1 <= result.critical_lr <= critical * 1.1
+    assert result.critical_lr == pytest.approx(critical, rel=0.05)
     assert sum(trial.held for trial in result.trials) <= 2
 
 
@@ -78,14 +78,14 @@ def test_instability_that_shows_at_the_end_of_a_warm_up(critical):
         return [(lr * part / critical) ** 4 if t > 1 else 0.0 for t, part in enumerate(reached)]
 
     informed = run(CriticalRateSearch(warm_up=warm_up), kappas)
-    assert critical / 1.1 <= informed.critical_lr <= critical * 1.1
+    assert informed.critical_lr == pytest.approx(critical, rel=0.05)
     assert informed.total_steps < run(CriticalRateSearch(), kappas).total_steps
 
 
 def test_gap_that_a_step_down_has_left_is_closed_in_few_trials():
     """A first update whose κ grows faster than its rate: the first step down goes ten thousand times too far."""
     result = run(CriticalRateSearch(), lambda lr: [(lr / 1e-4) ** 1.7] * HOLD)
-    assert 1e-4 / 1.1 <= result.critical_lr <= 1e-4 * 1.1
+    assert result.critical_lr == pytest.approx(1e-4, rel=0.05)
     assert len(result.trials) < 15
 
 
@@ -108,7 +108,7 @@ def test_held_at_min_lr_is_found():
 
 def test_divergence_beyond_floating_point_at_the_first_update():
     result = run(CriticalRateSearch(), lambda lr: [math.inf if lr > 1e-4 else lr / 1e-5] * HOLD)
-    assert 1e-5 / 1.1 <= result.critical_lr <= 1e-5 * 1.1
+    assert result.critical_lr == pytest.approx(1e-5, rel=0.05)
 
 
 @given(
@@ -130,7 +130,7 @@ def test_any_response_ends_in_a_bracket_of_what_was_seen(kappas, steps, toleranc
     if result.status == "found":
         assert by_rate[low].held
         assert not by_rate[high].held
-        assert low < high <= low * (1 + tolerance) ** 2 * (1 + 1e-6)
+        assert low < high <= low * (1 + tolerance) * (1 + 1e-6)
         assert low < result.critical_lr < high
     elif result.status == "not_reached":
         assert by_rate[10.0].held
