@@ -112,8 +112,8 @@ class CriticalProbe:
             finally:
                 self._forget_update()
 
-    def measure(self) -> CriticalRate | None:
-        """Search along the update; None where it has moved nothing.
+    def measure(self, max_evaluations: float = math.inf) -> CriticalRate | None:
+        """Search along the update, in so many evaluations where they can be enough; None where it has moved nothing.
 
         Raises:
             NotRepeatableError: When the training step cannot be made again.
@@ -125,9 +125,10 @@ class CriticalProbe:
         rate = float(self._rate)
         half = "32" not in str(self._trainer.precision) and "64" not in str(self._trainer.precision)
         start = self._last / rate if self._last and rate > 0 else 1.0
+        resolution = _HALF_RESOLUTION if half else _RESOLUTION
         with loss_along(self._trainer, self._module, self._recorded, self._before) as loss:
             found = critical_multiple(
-                loss, start=start, tolerance=_TOLERANCE, resolution=_HALF_RESOLUTION if half else _RESOLUTION
+                loss, start=start, tolerance=_TOLERANCE, resolution=resolution, max_evaluations=max_evaluations
             )
         critical = found.multiple * rate
         if 0 < critical < math.inf:

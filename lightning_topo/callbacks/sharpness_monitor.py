@@ -32,9 +32,10 @@ _MAX_ITER = 40
 _TOLERANCE = 1e-2
 # Each tenth search of λmax starts anew.
 _ANEW = 10
-# One measurement of λmax took as long as 50 to 60 forward passes of a convolutional net and of a transformer; one of
-# η_c takes five or six, the first of a run up to so many.
-_HESSIAN_PASSES, _CRITICAL_PASSES = 60, 12
+# One measurement of λmax took as long as 50 to 60 forward passes of a convolutional net and of a transformer. One of
+# η_c takes five or six; on a limited budget the first of a run, which starts from no earlier result, is cut there: with
+# the twelve that it may take otherwise, a minute of a transformer of 11 M parameters at 0.8 s a step could not pay it.
+_HESSIAN_PASSES, _CRITICAL_PASSES = 60, 6
 # Where steps are slow, η_c is also due when so many seconds have passed: a measurement a minute is affordable then.
 _SECONDS = 20.0
 
@@ -231,7 +232,7 @@ class SharpnessMonitor(OptionedCallback):
         with self._budget.spending(trainer.lightning_module.device, kind="critical"):
             metrics: dict[str, float] = {}
             with self._announcer.never_fatal(_CRITICAL):
-                found = self._probe.measure()
+                found = self._probe.measure(math.inf if self.max_overhead is None else _CRITICAL_PASSES)
                 self._unmoved = found is None
                 if found is not None and self._processes.lead:
                     metrics = {"learning_rate": found.learning_rate, "critical_lr": found.critical_lr}

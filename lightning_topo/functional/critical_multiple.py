@@ -35,6 +35,7 @@ def critical_multiple(
     start: float = 1.0,
     tolerance: float = 0.1,
     resolution: float = 1e-6,
+    max_evaluations: float = math.inf,
 ) -> CriticalMultiple:
     r"""Find the smallest multiple of an update at which the loss is no longer below what it was before the update.
 
@@ -62,6 +63,7 @@ def critical_multiple(
         tolerance: Relative width of the final bracket.
         resolution: Differences up to this share of the loss before are rounding, and do not count as higher or lower.
             Default: of a loss in single precision.
+        max_evaluations: The bracket is not halved further after so many; finding it takes up to seven.
 
     Returns:
         The critical multiple, its bracket and the number of evaluations.
@@ -86,7 +88,7 @@ def critical_multiple(
         return CriticalMultiple(math.nan, (0.0, math.inf), before, 1)
     line = _Line(loss, before, resolution * abs(before))
     line.bracket(min(max(start, _SMALLEST), _LARGEST))
-    line.halve(tolerance)
+    line.halve(tolerance, max_evaluations - 1)
     lower, upper, falls = line.ends()
     return CriticalMultiple(line.crossing(), (lower if falls else 0.0, upper), before, 1 + len(line.changes))
 
@@ -135,9 +137,9 @@ class _Line:
             factor *= factor
             self.sign(multiple)
 
-    def halve(self, tolerance: float) -> None:
+    def halve(self, tolerance: float, most: float) -> None:
         """Halve the bracket in the logarithm until it is narrow; sooner where the loss has not been seen to fall."""
-        while True:
+        while len(self.changes) < most:
             lower, upper, falls = self.ends()
             if not 0 < lower < upper < math.inf or upper <= lower * (1 + tolerance if falls else 2):
                 return

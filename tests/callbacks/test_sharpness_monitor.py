@@ -155,7 +155,7 @@ def test_a_run_too_short_to_pay_for_a_measurement_says_so(smooth, trainer, data)
 def test_so_does_one_too_short_for_the_critical_rate(method, smooth, trainer, data, monkeypatch):
     monkeypatch.setattr(CriticalProbe, "seconds", 10.0)
     monitor = lt.SharpnessMonitor(method=method)
-    with pytest.warns(UserWarning, match="SharpnessMonitor measured nothing.* 4 training.*max_overhead=0.05"):
+    with pytest.warns(UserWarning, match="SharpnessMonitor measured nothing.* 2 training.*max_overhead=0.05"):
         trainer([monitor]).fit(smooth(), data())
     assert monitor.history == []
 

@@ -96,6 +96,14 @@ def test_a_start_at_the_result_itself_finds_it(start):
     assert found.evaluations <= 8
 
 
+def test_few_evaluations_give_a_wider_bracket_with_the_result_in_it():
+    few = critical_multiple(lambda t: (t - 3.7) ** 2, max_evaluations=6)
+    assert few.evaluations == 6
+    assert few.bracket[0] < 7.4 <= few.bracket[1]
+    assert few.multiple == pytest.approx(7.4)  # a parabola is told exactly from any bracket
+    assert critical_multiple(lambda t: (t - 3.7) ** 2).evaluations > 6
+
+
 @pytest.mark.parametrize("slope", [1.0, 1e-3, 1e5])
 def test_a_loss_that_does_not_fall_is_told_as_zero(slope):
     found = critical_multiple(lambda t: 3.0 + slope * t)
