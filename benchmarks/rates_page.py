@@ -51,10 +51,10 @@ NOTES = """## What falls short, and why
   and then falls; one noisy update there raises K tenfold in some runs, and that is remembered for half of the run.
 - **Long runs** (perceptron AdamW and convolutional net, momentum, over 3,000 steps): the best rate of a sweep falls
   with the length of the run, the share of η* does not. Half the share is better there and worse over 300 steps.
-- **RMSprop** at η*/4: the rate that its first updates allow at a constant rate is far below the best. The finder's trials
-  follow the warm-up, and the control corrects it.
-- **The finder's suggestion** is best for the start of a run: its 25 steps favour lower rates with plain SGD and momentum,
-  and rates up to three times as high with AdamW. It spends no more than that; the control sees the whole run.
+- **RMSprop** at η*/4: the rate that its first updates allow at a constant rate is far below the best. The trials of
+  the finder's suggestion follow the warm-up, and the control corrects it.
+- **The finder's suggestion** is what starts best: its 25 steps favour lower rates with plain SGD and momentum, and rates
+  up to three times as high with AdamW. The control sees the whole run.
 
 ## How to read it
 
