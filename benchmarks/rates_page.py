@@ -53,8 +53,8 @@ NOTES = """## What falls short, and why
   with the length of the run, the share of η* does not. Half the share is better there and worse over 300 steps.
 - **RMSprop** at η*/4: the rate that its first updates allow at a constant rate is far below the best. The trials of
   the finder's suggestion follow the warm-up, and the control corrects it.
-- **The finder's suggestion** is what starts best: its 25 steps favour lower rates with plain SGD and momentum, and rates
-  up to three times as high with AdamW. The control sees the whole run.
+- **The finder's suggestion** is what starts best: its 25 steps favour lower rates with plain SGD and momentum, and
+  rates up to three times as high with AdamW. The control sees the whole run.
 
 ## How to read it
 
