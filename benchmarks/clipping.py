@@ -194,7 +194,7 @@ def cases(what: str, options: argparse.Namespace) -> Iterator[tuple[Small | Real
     everything: dict[str, Any] = small() | real() if what == "forms" else real() if what == "real" else small()
     methods = FORMS if what == "forms" else RIVALS
     for seed in options.seeds:
-        for multiple in FORM_MULTIPLES if what == "forms" else MULTIPLES:
+        for multiple in options.multiples or (FORM_MULTIPLES if what == "forms" else MULTIPLES):
             for name, task in everything.items():
                 if what == "forms" and name not in FORM_TASKS:
                     continue
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", default=["*"], help="globs on task names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--method", nargs="+", default=["*"], help="globs on methods")
+    parser.add_argument("--multiples", nargs="+", type=float, help="multiples of η*")
     parser.add_argument("--data-dir", help="folder of Fashion-MNIST's four files")
     parser.add_argument("--out", type=Path, default=EVIDENCE / "clipping.jsonl")
     options = parser.parse_args()

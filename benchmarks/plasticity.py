@@ -37,7 +37,7 @@ OPTIMIZERS = {
     "Adam 0.001": (torch.optim.Adam, 1e-3),
     "Adam 0.01": (torch.optim.Adam, 1e-2),
 }
-WAYS = ("plain", "step clipping", "rate control")
+WAYS = ("plain", "step clipping", "clipping at 0.1", "rate control")
 
 
 def perceptron(seed: int) -> nn.Sequential:
@@ -57,8 +57,9 @@ def tasks(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def treated(way: str, optimizer: torch.optim.Optimizer, model: nn.Module, steps: int) -> AbstractContextManager[Any]:
     example = fashion().train[0][:4]
-    if way == "step clipping":
-        return lt.topological_step_clipping(optimizer, model, example_input=example)
+    if "clipping" in way:
+        bound = {"max_criticality": 0.1} if "at 0.1" in way else {}
+        return lt.topological_step_clipping(optimizer, model, example_input=example, **bound)
     if way == "rate control":
         return lt.topological_rate_control(optimizer, model, example, total_steps=steps, schedule="constant")
     return nullcontext()
@@ -84,7 +85,7 @@ def run(optimizer_name: str, way: str, seed: int) -> dict[str, Any]:
             rows.append({"accuracy": accuracy, **state(model, groups, start, test_x)})
     result = {"optimizer": optimizer_name, "way": way, "seed": seed, "rows": rows}
     result |= {"seconds": time.process_time() - began, "updates": N_TASKS * (N_IMAGES // BATCH)}
-    if way == "step clipping":
+    if "clipping" in way:
         result["clipped"] = treatment.clipped_updates
     return result
 
@@ -110,7 +111,7 @@ def state(model: nn.Sequential, groups: Any, start: list[Tensor], images: Tensor
 
 # Page and figure.
 
-COLOURS = {"plain": "#D55E00", "step clipping": "#0072B2", "rate control": "#009E73"}
+COLOURS = {"plain": "#D55E00", "step clipping": "#0072B2", "clipping at 0.1": "#56B4E9", "rate control": "#009E73"}
 
 
 def series(runs: list[dict[str, Any]], figure: str) -> np.ndarray:
@@ -169,9 +170,10 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
             accuracy = series(chosen, "accuracy").mean(0)
             end = {name: series(chosen, name)[:, -1].mean() for name in chosen[0]["rows"][0]}
             clipped = [run["clipped"] / run["updates"] for run in chosen if "clipped" in run]
+            distinct = f"{end['distinct']:.0f}" if "distinct" in end else "-"
             lines.append(
                 f"| {optimizer} | {way} | {accuracy[1:4].mean():.3f} | {accuracy[-3:].mean():.3f} | "
-                f"{end['dormant']:.0%} | {end['silent']:.0%} | {end['effective_rank']:.0f} | {end['distinct']:.0f} | "
+                f"{end['dormant']:.0%} | {end['silent']:.0%} | {end['effective_rank']:.0f} | {distinct} | "
                 f"{f'{np.mean(clipped):.1%}' if clipped else '-'} |"
             )
     return lines

@@ -15,6 +15,7 @@ from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._run_length import is_last_batch
 from lightning_topo.functional import dormant_share, effective_rank
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates import is_made_again
 
 
 class ActivationFigures:
@@ -40,7 +41,7 @@ class ActivationFigures:
         self._ends = is_last_batch(trainer, batch_idx)
         if due or self._ends:
             with self._taking():
-                self._batch.attach(model, groups)
+                self._batch.attach(model, groups, deaf=lambda: is_made_again(trainer))
 
     def end(self, trainer: Any) -> None:
         """After the batch: listen no more, and say what cannot be heard."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -42,16 +42,17 @@ class BatchActivations:
         self._known = False
         self._readers: dict[str, UnitReader] = {}
         self._watched: dict[str, UnitReader] = {}
+        self._deaf: Callable[[], bool] = lambda: False
         self._rows: dict[str, _Rows] = {}
         self._unread: list[str] = []
 
-    def attach(self, model: nn.Module, groups: Sequence[NeuronGroup]) -> None:
-        """Listen in the batch to come, to as many of the groups as there is room for."""
+    def attach(self, model: nn.Module, groups: Sequence[NeuronGroup], deaf: Callable[[], bool] = lambda: False) -> None:
+        """Listen in the batch to come, to as many of the groups as there is room for, except while ``deaf``."""
         self.detach()
         if not self._known:
             self._known, self._readers = True, unit_readers(model, groups)
             self._unread = [group.name for group in groups if group.name not in self._readers]
-        self._rows, self._watched, numbers = {}, {}, 0
+        self._rows, self._watched, self._deaf, numbers = {}, {}, deaf, 0
         for group in groups:
             reader = self._readers.get(group.name)
             if reader is not None:
@@ -94,7 +95,7 @@ class BatchActivations:
     def take(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep some rows of what a layer reads."""
         x = args[0] if args else kwargs.get("input")
-        if name not in self._watched or not isinstance(x, Tensor) or hasattr(x, "placements") or _is_transformed(x):
+        if self._deaf() or name not in self._watched or not _can_be_kept(x):
             return
         with self._guard(), torch.no_grad():
             kept = self._rows.get(name, _Rows())
@@ -146,6 +147,7 @@ class _Nothing:
         """Do nothing."""
 
 
-def _is_transformed(x: Tensor) -> bool:
-    """Whether a tensor stands for others, as within ``torch.func.vmap``, and cannot be kept."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+def _can_be_kept(x: Any) -> TypeGuard[Tensor]:
+    """Whether this is a tensor of this process that stands for itself, as within ``torch.func.vmap`` it does not."""
+    plain = isinstance(x, Tensor) and not hasattr(x, "placements")
+    return plain and not bool(torch._C._functorch.is_functorch_wrapped_tensor(x))

@@ -83,7 +83,7 @@ class UpdateTally:
         return {name: [one.seen, one.broken, one.all_compared, one.least_ratio] for name, one in self._of.items()}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state` wrote."""
+        """Take over what ``state`` wrote."""
         self._of = {
             str(name): CloneCertificate(str(name), 0, count(seen), count(broken), bool(compared), float(ratio))
             for name, (seen, broken, compared, ratio) in saved.items()

@@ -111,7 +111,7 @@ class Starts:
         }
 
     def load(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what :meth:`state` wrote; a group that cannot be read is left out, and that is said."""
+        """Take over what ``state`` wrote; a group that cannot be read is left out, and that is said."""
         for name, values in saved.items():
             with self._announcer.never_fatal(f"read the saved start of {name!r}"):
                 self._of[name] = _start(values)

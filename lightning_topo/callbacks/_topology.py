@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -63,6 +63,15 @@ def topology_metrics(record: PersistenceRecord) -> dict[str, float]:
         values: Sequence[float] = getattr(record, name)
         metrics |= {TOPOLOGY.of_dimension(record.group, name, k): value for k, value in enumerate(values)}
     return metrics
+
+
+def overall_metrics(current: Iterable[PersistenceRecord]) -> dict[str, float]:
+    """The figures over all groups, of the latest record of each."""
+    current = list(current)
+    shares = [one.distinct / one.n_compared for one in current if one.distinct is not None]
+    dormant = [one.dormant for one in current if one.dormant is not None]
+    metrics = {TOPOLOGY.of_run("distinct_share"): min(shares)} if shares else {}
+    return metrics | ({TOPOLOGY.of_run("dormant"): max(dormant)} if dormant else {})
 
 
 class GroupTopology:

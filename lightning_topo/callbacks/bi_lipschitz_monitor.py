@@ -10,7 +10,7 @@ from lightning_topo.callbacks._charts import Charts, update_charts
 from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
-from lightning_topo.callbacks._log_writer import logger_step
+from lightning_topo.callbacks._log_writer import somebody_looks_next
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate, MeasuredUpdates
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
@@ -214,7 +214,7 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what has arrived of the updates measured so far."""
-        self._deliver(trainer, wait=self._fit.processes.several or _needs_all(trainer))
+        self._deliver(trainer, wait=self._fit.processes.several or somebody_looks_next(trainer))
         self.hear("on_train_batch_end", self._measured.pending)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -251,7 +251,7 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
-        made = sum(self._watch.counts)
+        made, certificates = sum(self._watch.counts), self.certificates
         return Findings(
             updates=self._fit.of_run(self.history),
             made=made,
@@ -259,6 +259,7 @@ class BiLipschitzMonitor(OptionedCallback):
             broken=self.broken_updates,
             top_rate=self._watch.top_rate,
             sizes=self._fit.sizes,
+            clones_excluded=bool(certificates) and all(one.excludes_clones for one in certificates),
             diverged=tuple(self._measured.diverged),
             nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
         )
@@ -292,10 +293,3 @@ class BiLipschitzMonitor(OptionedCallback):
                 coverage = {BILIPSCHITZ.coverage: self._budget.coverage} if metrics else {}
                 self._fit.write(trainer, metrics | coverage, step)
         self._overview.draw_due(trainer, self._measured.measured, lambda: gather((self, *self._companions)))
-
-
-def _needs_all(trainer: Any) -> bool:
-    """Whether somebody may look at the figures, or log a later step, before the next batch ends."""
-    following, every = logger_step(trainer) + 1, trainer.log_every_n_steps
-    due = every > 0 and (following % every == 0 or (following + 1) % every == 0)
-    return due or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

@@ -16,7 +16,7 @@ from lightning_topo.neurons import NeuronGroup
 class TopologicalLearningRateFinder(Callback):
     r"""Find the critical learning rate η* at the start of a fit, and train below it.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}$$
 
     Just before the first training batch it tries candidate rates for ``hold_steps`` optimizer steps each, always from
     the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Then it
@@ -56,7 +56,7 @@ class TopologicalLearningRateFinder(Callback):
         schedule: Whether trials follow the run's own schedule; False holds the rate constant.
 
     Attributes:
-        result: What was found, a :class:`TopologicalLRResult`, or None before the search.
+        result: What was found, a ``TopologicalLRResult``, or None before the search.
         from_environment: Whether the environment variable added it: it steps back for one that the user added, and
             sets the rates of the optimizers also where the model has no attribute for them.
 

@@ -77,7 +77,11 @@ BILIPSCHITZ = LogKeys(
 )
 TOPOLOGY = LogKeys(
     "topology",
-    overall={"coverage": _COVERAGE},
+    overall={
+        "distinct_share": "smallest share of a group's neurons that are distinct, of the groups' latest values",
+        "dormant": "largest share of a group's units that are dormant, of the groups' latest values",
+        "coverage": _COVERAGE,
+    },
     group={
         "covering_radius": "largest distance of a neuron to the sample of which the diagrams are",
         "diameter": "largest distance between two neurons of the sample",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -25,7 +26,7 @@ from lightning_topo.callbacks._processes import hidden_neurons
 from lightning_topo.callbacks._run_length import is_last_batch
 from lightning_topo.callbacks._starts import Starts
 from lightning_topo.callbacks._state import count_or_none
-from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord, topology_metrics
+from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord, overall_metrics, topology_metrics
 from lightning_topo.callbacks._topology_admission import TopologyAdmission
 from lightning_topo.callbacks._topology_figures import TopologyFigures
 from lightning_topo.callbacks.log_keys import TOPOLOGY
@@ -59,12 +60,13 @@ class PersistenceMonitor(OptionedCallback):
     process's batch. Where no such layer is called, or it is compiled, these two are left out, and that is said.
 
     Logged as ``topology/<group>/{betti_k, entropy_k, total_persistence_k, drift_k, certified_betti_k,
-    covering_radius, diameter, distinct, dormant, effective_rank}`` and ``topology/coverage``. With a TensorBoard
-    logger, figures of the diagrams, the barcode, the Betti numbers over all scales and the neuron cloud (in the first
-    principal plane of the start, coloured by where each neuron started) are made of measurements 1, 2, 4, 8, ... and of
-    the last. They wait until ``max_overhead`` allows them, and one that still waits when the group's next is due gives
-    way to it. At the end one group's are made in any case, and more while the run has spent less than a second in all,
-    or less than ``max_overhead`` allows.
+    covering_radius, diameter, distinct, dormant, effective_rank}`` for up to eight groups, and over all groups as
+    ``topology/{distinct_share, dormant, coverage}``. Figures of the diagrams, the barcode, the Betti numbers over all
+    scales and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started) are
+    made of measurements 1, 2, 4, 8, ... and of the last, or, of more than eight groups, at the end of the one that has
+    moved farthest. They wait until ``max_overhead`` allows them, and one that still waits when the group's next is due
+    gives way to it. At the end one group's are made in any case, and more while the run has spent less than a second in
+    all, or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
     and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
@@ -88,7 +90,8 @@ class PersistenceMonitor(OptionedCallback):
         tolerance: Diagrams are not computed again while ½·log(upper/lower) of the sample since the last ones is at
             most this, for then they have moved by no more (in log scale, after rescaling). 0 always computes.
         figures: Whether to give figures to the loggers that take them: TensorBoard, Weights & Biases, MLflow, Comet,
-            and as files beside the metrics those that have a folder.
+            and as files beside the metrics those that have a folder. ``"3d"``: also the neuron clouds in space, to be
+            turned with the mouse, on TensorBoard's pages Mesh and Projector.
         per_group: Whether loggers get the figures of each group: ``True``, ``False``, or ``"auto"`` for up to eight
             groups. ``history`` and ``trainer.callback_metrics`` have them in any case.
 
@@ -106,6 +109,7 @@ class PersistenceMonitor(OptionedCallback):
     """
 
     name = "topology"
+    later_options = MappingProxyType({"per_group": "auto"})
 
     def __init__(
         self,
@@ -118,7 +122,7 @@ class PersistenceMonitor(OptionedCallback):
         every_n_train_steps: int = 50,
         max_overhead: float | None = 0.05,
         tolerance: float = 0.0,
-        figures: bool = True,
+        figures: bool | Literal["3d"] = True,
         per_group: PerGroup = "auto",
     ) -> None:
         self.groups = groups
@@ -132,6 +136,8 @@ class PersistenceMonitor(OptionedCallback):
             raise ValueError(f"scale is a share of the diameter, a number in (0, 1], or 'auto'; but got {scale!r}.")
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
+        if figures not in (True, False, "3d"):
+            raise ValueError(f"figures must be True, False or '3d', but got {figures!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
         self.per_group = require_per_group(per_group)
         self.history: list[PersistenceRecord] = []
@@ -139,7 +145,7 @@ class PersistenceMonitor(OptionedCallback):
         self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead, self.per_group)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
-        self._figures = TopologyFigures(self._budget, self._announcer)
+        self._figures = TopologyFigures(self._budget, self._announcer, in_space=figures == "3d")
         fixed = None if scale == "auto" else scale
         compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, fixed, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
@@ -156,6 +162,7 @@ class PersistenceMonitor(OptionedCallback):
         self._turns: list[NeuronGroup] = []
         self._kept: dict[str, tuple[int, Tensor]] = {}
         self._activations.forget()
+        self._current: dict[str, PersistenceRecord] = {}
         self._begun_at: int | None = None
         self._begun_with = 0
         self._global_step = 0
@@ -284,7 +291,7 @@ class PersistenceMonitor(OptionedCallback):
         """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
         if self._neurons.changed(trainer.optimizers):
             self._fit.find_again(trainer, pl_module, batch)
-            self._turns = self._large(self._neurons.found)
+            self._turns, self._current = self._large(self._neurons.found), {}
             names = [group.name for group in self._turns]
             self._kept = {name: kept for name, kept in self._kept.items() if name in names}
             self._activations.forget()
@@ -294,7 +301,7 @@ class PersistenceMonitor(OptionedCallback):
         if self._turns:
             self._find_again(trainer, pl_module, None)
             self._measure(trainer, pl_module)
-            self._figures.draw_last(trainer)
+            self._figures.draw_last(trainer, each=self._fit.shows_groups)
             if self._fit.processes.lead and self._budget.left_all_out:
                 self._announcer.warn_once(
                     "PersistenceMonitor measured nothing in this fit: a measurement takes longer than "
@@ -305,7 +312,7 @@ class PersistenceMonitor(OptionedCallback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw the figures that have waited, and leave the layers as they were."""
         self._activations.forget()
-        self._figures.draw_last(trainer, latest=False)
+        self._figures.draw_last(trainer, latest=False, each=self._fit.shows_groups)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
@@ -313,7 +320,8 @@ class PersistenceMonitor(OptionedCallback):
 
     def charts(self) -> Charts:
         """TensorBoard charts: title and the tags drawn together."""
-        return topology_charts([g for g in self._fit.shown_groups if g in self._turns], self.history)
+        shown = [group for group in self._fit.shown_groups if group in self._turns]
+        return topology_charts(shown, self._fit.of_run(self.history))
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
@@ -362,8 +370,8 @@ class PersistenceMonitor(OptionedCallback):
 
     def _write(self, trainer: Any, metrics: dict[str, float], step: int) -> None:
         with self._budget.spending():
-            coverage = {TOPOLOGY.coverage: self._budget.coverage} if metrics else {}
-            self._fit.write(trainer, metrics | coverage, step)
+            over_all = {TOPOLOGY.coverage: self._budget.coverage, **overall_metrics(self._current.values())}
+            self._fit.write(trainer, metrics | (over_all if metrics else {}), step)
 
     def _tell_activations_of_start(self, trainer: Any) -> None:
         """The activations of the first batch are those of the start, which was measured before it."""
@@ -389,10 +397,11 @@ class PersistenceMonitor(OptionedCallback):
             return {}
         record, snapshot, start = self._topology.measure(group.name, points, step)
         record = replace(record, **(self._activations.of(group.name) if now else {}))
+        self._current[group.name] = record
         charts = self.charts()
         remember(self.history, [record])
         if self.charts() != charts:
             self._fit.write_layout(trainer)
         if self.figures and takes_figures(trainer):
-            self._figures.add(group.name, step, snapshot, start, record.scale)
+            self._figures.add(record, snapshot, start, each=self._fit.shows_groups)
         return topology_metrics(record)

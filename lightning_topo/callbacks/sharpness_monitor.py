@@ -44,7 +44,7 @@ class SharpnessMonitor(OptionedCallback):
 
     ``critical`` measures the critical learning rate of the loss along the update that was just made,
 
-    .. math:: \eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},
+    $$\eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},$$
 
     by an exponential and then a binary search of forward passes (arXiv 2601.16979). L is the loss of the batch, or with
     accumulation of the batches, from which the update came. The passes draw the same random numbers from the same
@@ -176,6 +176,7 @@ class SharpnessMonitor(OptionedCallback):
         self._budget.start()
         self.ready = True
         self._trainer, self._batches = trainer, batches_left(trainer)
+        self._due_at = time.perf_counter()
         if self.active:
             self._writer.publish_last(trainer)
         if self._processes.lead:
@@ -251,6 +252,7 @@ class SharpnessMonitor(OptionedCallback):
             with self._budget.spending(pl_module.device):
                 metrics = self._of_hessian(trainer, pl_module, loss)
         with self._budget.spending():
+            self._wants_hessian = self._processes.agreed(self._wants_hessian)
             self._log(trainer, metrics)
 
     def _of_hessian(self, trainer: Any, pl_module: Any, loss: Tensor) -> dict[str, float]:

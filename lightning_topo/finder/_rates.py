@@ -70,7 +70,7 @@ class BaseRates:
             change()
 
     def changes(self, lr: float) -> list[Callable[[], None]]:
-        """What :meth:`move_to` does, in steps that may be repeated."""
+        """What ``move_to`` does, in steps that may be repeated."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         entries = [(group, key) for group in groups for key in (_GROUP_KEYS if "initial_lr" in group else ("lr",))]
         entries = [(group, key) for group, key in entries if group.get(key) is not None]

@@ -39,7 +39,7 @@ _ADVICE = {
 class RateFinder:
     r"""Searches for η* from the state in which a Trainer is about to run a training batch, and sets what it suggests.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}$$
 
     Reference: arXiv 2510.02670, section 3.
 

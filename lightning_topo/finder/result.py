@@ -168,7 +168,7 @@ class TopologicalLRResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TopologicalLRResult:
-        """Rebuild the result that :meth:`to_dict` wrote; entries that are not known are left out.
+        """Rebuild the result that ``to_dict`` wrote; entries that are not known are left out.
 
         Raises:
             ValueError: When the values are not those of a result.

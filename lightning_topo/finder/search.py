@@ -47,8 +47,10 @@ class CriticalRateSearch:
     first update's 1/K, above which every rate breaks at once. From there each broken trial says how far to go down:
     with criticality κ at update t >= 1, and while the schedule warms up the share s of its peak that it has reached,
 
-    .. math:: \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
-        \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = 1 + \text{tolerance}
+    $$
+    \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
+    \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = 1 + \text{tolerance}
+    $$
 
     until a rate holds. If that left a gap, the rest is taken in steps of c, again from above.
     The rates that hold need not form an interval; coming from above finds the upper end of the set.
@@ -113,7 +115,7 @@ class CriticalRateSearch:
         return state.broken.lr <= self.min_lr
 
     def result(self, state: SearchState) -> TopologicalLRResult:
-        """What a search found that :meth:`terminate` says is over."""
+        """What a search found that ``terminate`` says is over."""
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
         bracket = (state.held, state.broken.lr)

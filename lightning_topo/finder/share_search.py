@@ -43,7 +43,7 @@ class ShareSearch:
     step down does not get lower, it goes up by two while that does, at most to η* itself. With the logarithms a, b, c
     of the losses at twice the best share, at it and at its half, the share is
 
-    .. math:: s = s_{best} \cdot 2^{-x}, \qquad x = \frac{a - c}{2 (a - 2 b + c)}
+    $$s = s_{best} \cdot 2^{-x}, \qquad x = \frac{a - c}{2 (a - 2 b + c)}$$
 
     the lowest point of the parabola through them: where two shares cannot be told apart, it lies between.
 

@@ -13,7 +13,7 @@ from lightning_topo.functional.persistence import Persistence
 def betti_curves(persistence: Persistence, scales: Tensor) -> Tensor:
     r"""Betti numbers at many scales: the number of bars alive at each, of each homology dimension.
 
-    .. math:: \beta_k(s) = \#\{(b, d) \in D_k : b \le s \cdot \text{diameter} < d\}
+    $$\beta_k(s) = \#\{(b, d) \in D_k : b \le s \cdot \text{diameter} < d\}$$
 
     Where ``betti_numbers`` asks at one scale, the curves show at which scales there is something to see. They are the
     Betti curves of topological data analysis (Umeda, Trans. Jpn. Soc. Artif. Intell. 32, 2017), with the diameter as
@@ -53,7 +53,7 @@ def _alive(bars: Tensor, t: Tensor) -> Tensor:
 def longest_bar_scale(persistence: Persistence) -> float:
     r"""Scale in the middle of the longest bar, as a share of the diameter.
 
-    .. math:: s = \frac{b + d}{2 \cdot \text{diameter}}, \qquad (b, d) \text{ the finite bar of largest } d - b
+    $$s = \frac{b + d}{2 \cdot \text{diameter}}, \qquad (b, d) \text{ the finite bar of largest } d - b$$
 
     of all dimensions of the diagrams. There the feature that is the most pronounced is farthest from being born and
     from dying, so that the Betti numbers change when it goes, and only then. In a cloud whose points are all about as

@@ -17,10 +17,10 @@ SHARE = 0.1
 def distinct_neurons(points: Tensor, start: Tensor | None = None, share: float = SHARE) -> int:
     r"""Number of neurons that are left when those that have come close to each other count as one.
 
-    .. math::
-
-        t = \text{share} \cdot m_0 \cdot \frac{s}{s_0}, \qquad
-        m_0 = \operatorname{median}_i \min_{j \ne i} |x_i - x_j|, \qquad s = \sqrt{\tfrac1n \sum_i |p_i|^2},
+    $$
+    t = \text{share} \cdot m_0 \cdot \frac{s}{s_0}, \qquad
+    m_0 = \operatorname{median}_i \min_{j \ne i} |x_i - x_j|, \qquad s = \sqrt{\tfrac1n \sum_i |p_i|^2},
+    $$
 
     with x the neurons at the start, p those of now, and s_0 the s of the start. Neurons are joined where their
     distance is at most t, and chains of joined neurons count as one: the number is that of single-linkage clusters at

@@ -11,10 +11,10 @@ from torch import Tensor
 def dormant_share(activations: Tensor, threshold: float = 0.025, centred: bool = True) -> float:
     r"""Share of a layer's units whose activations hardly differ from input to input.
 
-    .. math::
-
-        s_i = \frac{\mathbb{E}_x |h_i(x) - \bar h_i|}{\frac1n \sum_k \mathbb{E}_x |h_k(x) - \bar h_k|}, \qquad
-        \text{dormant: } s_i \le \text{threshold}
+    $$
+    s_i = \frac{\mathbb{E}_x |h_i(x) - \bar h_i|}{\frac1n \sum_k \mathbb{E}_x |h_k(x) - \bar h_k|}, \qquad
+    \text{dormant: } s_i \le \text{threshold}
+    $$
 
     with h_i(x) the activation of unit i for input x and h̄_i its mean over the inputs. The mean is taken off because a
     unit that is stuck at another value than 0, as a saturated sigmoid is, says as little as one at 0. With

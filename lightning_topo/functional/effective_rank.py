@@ -11,9 +11,7 @@ from lightning_topo.functional.dormant import as_activations
 def effective_rank(activations: Tensor) -> float:
     r"""Effective rank of a matrix of activations: the exponential of the entropy of its singular values.
 
-    .. math::
-
-        \operatorname{erank}(H) = \exp\Bigl(-\sum_k p_k \log p_k\Bigr), \qquad p_k = \frac{\sigma_k}{\sum_l \sigma_l}
+    $$\operatorname{erank}(H) = \exp\Bigl(-\sum_k p_k \log p_k\Bigr), \qquad p_k = \frac{\sigma_k}{\sum_l \sigma_l}$$
 
     It is at most the rank, and so at most the number of rows and that of units, and equals it when all non-zero
     singular values are equal; a few large ones make it small. The activations are taken as they are, not centred, as

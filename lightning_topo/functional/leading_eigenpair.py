@@ -43,8 +43,7 @@ def leading_eigenpair(
 ) -> EigenPair:
     r"""Find the largest (algebraic) eigenvalue of the Hessian of a loss and its eigenvector.
 
-    .. math::
-        \lambda_{\max} = \max_{|v| = 1} v^\top \nabla^2_\theta L(\theta)\, v
+    $$\lambda_{\max} = \max_{|v| = 1} v^\top \nabla^2_\theta L(\theta)\, v$$
 
     In each iteration the best vector is chosen from the span of the present one, its residual and the direction that
     led to it: the Lanczos recurrence restarted at every step, at one Hessian-vector product and six vectors of the size
@@ -56,7 +55,7 @@ def leading_eigenpair(
     (2001), algorithm 5.1, without a preconditioner and for one vector.
 
     Args:
-        loss: As of :func:`sharpness`.
+        loss: As of ``sharpness``.
         params: The parameters, real ones. Those that need no gradient are left out.
         start: A vector near the eigenvector, such as an earlier result; default a random one.
         max_iter: The most products to spend.
@@ -67,7 +66,7 @@ def leading_eigenpair(
         The pair; its value is NaN when the loss or a second derivative is not finite.
 
     Raises:
-        ValueError: As :func:`sharpness`, and when the start is of another size than the parameters.
+        ValueError: As ``sharpness``, and when the start is of another size than the parameters.
         RuntimeError: If an operation of the loss has no second derivative.
 
     Example:

@@ -58,7 +58,7 @@ def persistence(
 ) -> Persistence:
     r"""Persistence diagrams of the Vietoris-Rips filtration of a cloud, over the field of two elements.
 
-    .. math:: VR_t(X) = \{\sigma \subseteq X : |x - y| \le t \text{ for all } x, y \in \sigma\}
+    $$VR_t(X) = \{\sigma \subseteq X : |x - y| \le t \text{ for all } x, y \in \sigma\}$$
 
     Components (H0) come from a minimum spanning tree; loops and voids (H1, H2, ...) from Ripser (arXiv 1908.02518) up
     to the enclosing radius, min over i of max over j of d_ij, beyond which the complex is a cone. The engine sees the

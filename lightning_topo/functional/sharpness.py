@@ -38,13 +38,12 @@ def sharpness(
 ) -> float:
     r"""Compute the sharpness: the largest (algebraic) eigenvalue of the Hessian of a loss.
 
-    .. math::
-        \lambda_{\max} = \max_{|v| = 1} v^\top \nabla^2_\theta L(\theta)\, v
+    $$\lambda_{\max} = \max_{|v| = 1} v^\top \nabla^2_\theta L(\theta)\, v$$
 
     The Lanczos recurrence needs one Hessian-vector product an iteration, each a second backward pass, and three vectors
     of the size of the parameters. No basis is kept: rounding then lets converged Ritz values come back as copies, but
     the largest Ritz value stays within rounding of the spectrum and still converges. It is never above
-    :math:`\lambda_{\max}`, and there is an eigenvalue as close to it as its residual (for an isolated one, as close as
+    $\lambda_{\max}$, and there is an eigenvalue as close to it as its residual (for an isolated one, as close as
     the residual's square over the gap).
 
     Gradients, the loss's graph and the global random state are left as they were: ``loss.backward()`` still works

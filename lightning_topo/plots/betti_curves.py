@@ -24,7 +24,7 @@ def plot_betti_curves(
     components and a few loops.
 
     Args:
-        persistence: The diagrams, e.g. of :func:`lightning_topo.functional.persistence`.
+        persistence: The diagrams, e.g. of ``lightning_topo.functional.persistence``.
         start: Those of an earlier time, whose curves are drawn as thin, dashed lines.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
         scale: Where to draw the dotted line, as a share of the cloud's diameter.
@@ -52,12 +52,11 @@ def plot_betti_curves(
             colour, _ = dimension_style(k)
             label = f"b{subscript(k)}" + (" at the start" if of is start else "")
             ax.step(scales.numpy(), curve.numpy(), where="post", color=colour, label=label, lw=width, ls=dashes)
-    ax.axvline(scale, color=GREY, lw=1, ls=":", zorder=0)
+    ax.axvline(scale, color=GREY, lw=1, ls=":", zorder=0, label=f"{scale:.3g} · diameter")
     ax.set_yscale("symlog", linthresh=1)
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set(xlim=(0, 1), xlabel="scale, as a share of the diameter", ylabel="Betti number", title="Betti curves")
     ax.set_ylim(bottom=0)
-    ax.set_title(f"dotted: {scale:.3g} · diameter", loc="right", fontsize="medium", color=GREY)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax

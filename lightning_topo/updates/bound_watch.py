@@ -47,8 +47,10 @@ class BoundWatch:
 
     With nearest distances of an earlier time and the ways s that the neurons have gone since,
 
-    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
-              \le \frac{\sqrt2 \, |U|}{\min |p^0_i - p^0_j| - \sqrt2 \, |S|}
+    $$
+    \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
+    \le \frac{\sqrt2 \, |U|}{\min |p^0_i - p^0_j| - \sqrt2 \, |S|}
+    $$
 
     where |U| and |S| are norms over all neurons. The right-hand side takes a norm a tensor, which for most updates
     of a run is enough; the middle is looked at where it is not, first as it is and then relative to the neurons' mean,
@@ -83,7 +85,7 @@ class BoundWatch:
         """Keep the parameters before an update.
 
         Args:
-            scratch: Tensors of the parameters' shapes, to be written to, where :meth:`norms` will be asked for.
+            scratch: Tensors of the parameters' shapes, to be written to, where ``norms`` will be asked for.
         """
         self._before.take()
         self._ways = []
@@ -103,7 +105,7 @@ class BoundWatch:
         """Whether κ of all groups of a set is below the bound whatever the neurons did; for each of the sets.
 
         Args:
-            norms: What :meth:`norms` gave, read.
+            norms: What ``norms`` gave, read.
         """
         count = len(self._ways)
         if count == 0:
@@ -136,6 +138,9 @@ class BoundWatch:
         numbers = [number for number, is_certain in enumerate(certain) if not is_certain]
         if not self._references or not numbers:
             return list(certain)
+        for number in numbers:
+            if self._references[number].looks > _LOOKS_PER_NEURON * self.sets[number].shape[0]:
+                self._references[number] = self._distances(self.sets[number])
         slots = sorted({slot for number in numbers for slot in self.sets[number].slots})
         moved = [updates[slot] for slot in slots]
         gone = [torch.empty_like(update) for update in moved]
@@ -176,8 +181,6 @@ class BoundWatch:
             if certain is not None and certain[number]:
                 found.append(torch.zeros(len(alike.groups), device=alike.device))
                 continue
-            if self._references[number].looks > _LOOKS_PER_NEURON * alike.shape[0]:
-                self._references[number] = self._distances(alike)
             self._lengths[number] = displacement_lengths(alike.clouds(updates))
             found.append(self._reaches(number, self._way(alike)))
         return torch.cat([part.to(found[0]) for part in found])
@@ -204,7 +207,7 @@ class BoundWatch:
         """κ of each group, ``nan`` where it is certainly below the bound.
 
         Args:
-            reach: What :meth:`reach` gave, read; ``inf`` has a group evaluated in any case.
+            reach: What ``reach`` gave, read; ``inf`` has a group evaluated in any case.
             bound: κ is exact from here on; default the watch's bound.
             enough: A κ that need not be told from larger ones.
         """
@@ -235,7 +238,7 @@ class BoundWatch:
 
     @torch.no_grad()
     def of_fastest(self) -> Tensor:
-        """κ among the neurons of each group that the last :meth:`reach` found to move most, shape (number of groups,).
+        """κ among the neurons of each group that the last ``reach`` found to move most, shape (number of groups,).
 
         All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved or the
         group needed no look, which shows a rate that is far too high. To be read by the caller.
@@ -266,14 +269,8 @@ class BoundWatch:
 def differences(out: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
     """Write the differences of tensors into others of at least their precision; of as many as there are of the second.
 
-    On a processor in one pass, which takes two thirds of the time.
+    In a higher precision than their own, differences of numbers are exact.
     """
-    for target, a, b in zip(out, first, second, strict=False):
-        if target.device.type != "cpu" or target.dtype != a.dtype or target.dtype != b.dtype:
-            break
-        torch.sub(a, b, out=target)
-    else:
-        return
     count = len(second)
     torch._foreach_copy_(list(out[:count]), list(first[:count]))
     torch._foreach_sub_(list(out[:count]), list(second))

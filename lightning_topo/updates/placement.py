@@ -57,14 +57,13 @@ class Layout:
             units = units[torch.arange(len(units), device=units.device)[:, None], rows]
         return units.flatten(2)
 
-    def sums(self, parameter: Tensor) -> Tensor:
-        """The sum of each unit's numbers on a parameter, shape (n,); nothing is copied."""
+    def sums(self, stacked: Tensor) -> Tensor:
+        """The sum of each unit's numbers on parameters, shape (T, *shape), as shape (T, n); nothing is copied."""
         member = self.member
         assert member.size is not None
-        block = parameter.narrow(member.axis, member.offset, member.outer * member.size * member.inner)
-        units = block.unflatten(member.axis, (member.outer, member.size, member.inner))
-        others = [axis for axis in range(units.ndim) if axis != member.axis + 1]
-        return units.sum(others)
+        block = stacked.narrow(member.axis + 1, member.offset, member.outer * member.size * member.inner)
+        units = block.unflatten(member.axis + 1, (member.outer, member.size, member.inner))
+        return units.sum([axis for axis in range(1, units.ndim) if axis != member.axis + 2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ class AlikeGroups:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
     def _block(self, layout: Layout, values: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-        stacked = values[0].unsqueeze(0) if len(values) == 1 else torch.stack(list(values))
+        stacked = _stacked(values)
         count = len(values) // len(self.groups)
         if rows is not None:
             rows = rows.to(stacked.device).repeat_interleave(count, 0) if count > 1 else rows.to(stacked.device)
@@ -115,14 +114,12 @@ class AlikeGroups:
         return units if units.device == self.device else units.to(self.device, non_blocking=True)
 
     def sums(self, values: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
-        """The sum of each neuron's coordinates, shape (G, n), without a copy of them."""
-        total: Tensor | None = None
+        """The sum of each neuron's coordinates, shape (G, n)."""
+        parts = []
         for layout, slots in self.parts:
-            each = torch.stack([layout.sums(values[slot]).to(self.device) for slot in slots])
-            part = each.unflatten(0, (len(self.groups), -1)).sum(1)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+            each = layout.sums(_stacked([values[slot] for slot in slots]))
+            parts.append(each.unflatten(0, (len(self.groups), -1)).sum(1).to(self.device))
+        return torch.stack(parts).sum(0)
 
     def split(self, count: int) -> list[AlikeGroups]:
         """The same in sets of at most ``count`` groups."""
@@ -137,6 +134,11 @@ class AlikeGroups:
             count = len(slots) // total
             parts.append((layout, slots[start * count : stop * count]))
         return replace(self, groups=self.groups[start:stop], parts=tuple(parts))
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one; a single one is not copied."""
+    return values[0].unsqueeze(0) if len(values) == 1 else torch.stack(list(values))
 
 
 class Placement:

@@ -42,6 +42,7 @@ class Findings:
         top_rate: Largest learning rate of the optimizer steps, measured or not; 0 where it is not known.
         sizes: Number of neurons of each group.
         diverged: Groups whose neurons became NaN or infinite.
+        clones_excluded: Whether every update was measured, on all neurons, and had κ < 1: none have become clones.
         controlled: Whether TopologicalRateControl chose the rates.
         nothing_because: Why no update was measured, as a whole sentence; empty where some were.
     """
@@ -55,6 +56,7 @@ class Findings:
     top_rate: float = 0.0
     sizes: Mapping[str, int] = field(default_factory=dict)
     diverged: tuple[str, ...] = ()
+    clones_excluded: bool = False
     controlled: bool = False
     nothing_because: str = ""
 

@@ -156,6 +156,15 @@ def test_several_calls_in_a_step(trainer):
     assert twice[0].effective_rank == pytest.approx(once[0].effective_rank)
 
 
+def test_steps_that_another_monitor_makes_again_are_not_heard(trainer):
+    alone, _ = fit(trainer, mlp(), 6)
+    monitor = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1)
+    sharpness = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None)
+    trainer([sharpness, monitor], max_epochs=1).fit(Fit(mlp()), batches(6))
+    assert any(record.critical_lr is not None for record in sharpness.history)  # for which it made steps again
+    assert monitor.history == alone
+
+
 def test_nothing_is_left_on_the_layers(trainer):
     class Fails(Fit):
         def training_step(self, batch, batch_idx):

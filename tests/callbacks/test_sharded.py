@@ -148,7 +148,8 @@ def test_metrics_are_those_of_one_process(name, processes, tmp_path, recorder):
     activations = [outcome["rows"] for outcome in (first, one)]
     assert len({len(told(rows, "dormant")) for rows in activations}) == 1
     assert all(0 <= value <= 1 for value in told(first["rows"], "dormant"))
-    assert all(1 <= value <= GLOBAL_BATCH / 2 + 1e-6 for value in told(first["rows"], "effective_rank"))
+    ranks = told(first["rows"], "effective_rank")
+    assert 1 <= min(ranks) <= max(ranks) <= GLOBAL_BATCH / 2 + 1e-6
     assert len(series(first, "sharpness")) == (len(series(one, "sharpness")) if name == "ddp" else 0)
     if name == "ddp":  # the critical rate is of the loss over all processes
         critical = [{k: v for k, v in series(o, "sharpness").items() if "critical" in k[1]} for o in (first, one)]

@@ -28,7 +28,7 @@ def test_a_curve_a_dimension_shows_the_numbers():
 def test_the_start_is_told_apart():
     ax = plot_betti_curves(_ring(0.1), start=_ring())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["b₀ at the start", "b₁ at the start", "b₀", "b₁"]
+    assert labels == ["b₀ at the start", "b₁ at the start", "b₀", "b₁", "0.25 · diameter"]
     assert [line.get_linestyle() for line in ax.lines[:4]] == ["--", "--", "-", "-"]
     assert ax.lines[0].get_color() == ax.lines[2].get_color() != ax.lines[1].get_color()
 
@@ -36,7 +36,7 @@ def test_the_start_is_told_apart():
 def test_marks_the_scale():
     ax = plot_betti_curves(_ring(), scale=0.4)
     assert ax.lines[-1].get_xdata() == [0.4, 0.4]
-    assert ax.get_title(loc="right") == "dotted: 0.4 · diameter"
+    assert ax.get_legend().get_texts()[-1].get_text() == "0.4 · diameter"
 
 
 @pytest.mark.parametrize("points", [torch.ones(5, 3), torch.ones(1, 3), 1e30 * torch.eye(4), torch.eye(900)])

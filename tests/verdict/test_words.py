@@ -39,6 +39,21 @@ def test_neurons_that_merged_are_counted(course, findings):
     assert kept == "Distinct neurons: 64 at the first measurement, 64 at the last; no group has lost any."
 
 
+def test_clones_are_excluded_where_all_updates_were_seen(course, findings):
+    broken = verdict(findings(course(*KAPPAS), made=7, clones_excluded=True)).lines[1]
+    assert broken == (
+        "Updates with κ ≥ 1: 0 of 7 that were measured, of 7 that were made, on all neurons: none have become clones."
+    )
+
+
+def test_dormant_units_are_named(course, findings):
+    rows = [topology(name, step, 64) for step in (0, 50) for name in "abc"]
+    for row, share in zip(rows[3:], (0.25, 0.004, None), strict=True):
+        row.dormant = share
+    line = verdict(findings(course(*KAPPAS), topology=rows)).lines[3]
+    assert line.endswith("; no group has lost any. Dormant units: a 25%.")
+
+
 def test_a_start_that_was_measured_late_is_the_first(course, findings):
     rows = [topology("a", 50, 20), topology("a", 0, 32)]
     assert "32 at the first measurement, 20 at the last" in verdict(findings(course(*KAPPAS), topology=rows)).lines[3]
