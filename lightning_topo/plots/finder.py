@@ -185,7 +185,8 @@ def _draw_short_losses(ax: Axes, trials: Sequence[_ShareTrial], suggestion: floa
         style: dict[str, Any] = {"color": _RATE, "alpha": max(0.3, 1 - 0.5 * away)}
         handles += ax.plot(losses, lw=1.5, label=f"{trial.lr:.3g}", **style)
     if handles:
-        ax.legend(handles=handles, title="short trials at", loc="upper right", frameon=False, fontsize="small")
+        frame: dict[str, Any] = {"edgecolor": "none", "framealpha": 0.85, "fontsize": "small"}
+        ax.legend(handles=handles, title="short trials at", loc="upper right", **frame)
     shown = [loss for trial, losses in courses if math.isfinite(trial.loss) for loss in losses]
     if shown and max(shown) > min(shown):
         margin = 0.1 * (max(shown) - min(shown))
