@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d
 from transformer_families import FAMILIES
 
-from lightning_topo.neurons import discover_neurons
+from lightning_topo.neurons import NeuronGroup, discover_neurons
+from lightning_topo.neurons.discovery import followed
 from lightning_topo.neurons.exchange.sandbox import open_sandbox
 from lightning_topo.neurons.exchange.symmetry import asymmetric
+from lightning_topo.neurons.group import locate
+from lightning_topo.neurons.tracing.roles import Roles
+from lightning_topo.neurons.tracing.trace import Recorder
 
 KINDS = ("residual", "heads", "query_heads", "keys", "values", "groups")
 
@@ -335,6 +339,18 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     **SMALL,
     **FAMILIES,
 }
+
+
+@torch.no_grad()
+def clone_last_units(model: nn.Module, example: Any, groups: Sequence[NeuronGroup]) -> None:
+    """Make the last unit of each group from the same as its first; what reads it stays as it is."""
+    roles = Roles(followed(open_sandbox(model, example, Recorder)))
+    for group in groups:
+        for member, tensor, _ in locate(group, model)[1]:
+            span = range(member.offset, member.offset + member.outer * member.n_units(tensor) * member.inner)
+            if True not in roles.reads(member.parameter, member.axis % tensor.ndim, span, member.inner):
+                units = member.units(tensor)
+                units[-1] = units[0]
 
 
 def kind(name: str) -> str:

@@ -15,7 +15,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -48,7 +48,7 @@ EXPERIMENTS = (
     Experiment("GPT, AdamW", "gpt/adamw", 0.002),
     Experiment("ResNet with BatchNorm, momentum 0.9", "resnet/momentum", 0.25),
     Experiment("convolutional net, SGD", "conv/sgd", 0.5),
-    Experiment("perceptron, SGD on the whole table, constant rate", "cancer/sgd", 0.4, "constant", 2.0, 0),
+    Experiment("perceptron, gradient descent, constant rate", "diabetes/sgd", 0.1, "constant", 2.0, 0),
 )
 
 
@@ -92,8 +92,13 @@ class Module(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def task_of(experiment: Experiment) -> Task:
+    tasks = all_tasks()
+    return tasks.get(experiment.task) or replace(tasks["diabetes/adam"], name=experiment.task)
+
+
 def run(experiment: Experiment, steps: int, every: int, seed: int) -> Curves:
-    task, steps = all_tasks()[experiment.task], round(steps * experiment.steps)
+    task, steps = task_of(experiment), round(steps * experiment.steps)
     whole = task.data().train
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,24 +145,17 @@ def draw(runs: list[Curves], path: Path) -> None:
             ax.plot(never, [ax.get_ylim()[0]] * len(never), "v", color=BLUE, markersize=4, label="η_c = 0")
         ax.set(title=curves.experiment.title, xlabel="step", ylabel="rate", yscale="log")
         ax.grid(alpha=0.25)
-    handles = {label: handle for ax in axes_of(figure) for handle, label in zip(*legend_of(ax), strict=True)}
+    legends = [ax.get_legend_handles_labels() for ax in figure.axes]
+    handles = {label: handle for legend in legends for handle, label in zip(*legend, strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     figure.savefig(path)
-
-
-def axes_of(figure: Figure) -> list:
-    return list(figure.axes)
-
-
-def legend_of(ax: object) -> tuple:
-    return ax.get_legend_handles_labels()  # type: ignore[attr-defined]
 
 
 def quartiles(values: list[float]) -> str:
     if len(values) < 4:
         return "-"
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+    low, middle, high = (f"{value:.2g}" if value < 100 else f"{value:.0f}" for value in statistics.quantiles(values))
+    return f"{middle} ({low} to {high})"
 
 
 def ratios(upper: dict[int, float], lower: dict[int, float], steps: range) -> list[float]:
@@ -184,11 +182,13 @@ def page(runs: list[Curves], options: argparse.Namespace) -> str:
             "# Critical rates of the loss and of the neurons",
             "",
             "Made by `benchmarks/critical_rates.py` "
-            f"({options.steps} steps, measured at every {options.every}th update, seed {options.seed}), on one core.",
+            f"(updates measured: one in {options.every}; steps: {options.steps}, twice as many in the last run; "
+            f"seed {options.seed}).",
             "",
             "η_c is the smallest rate at which the update would not have lowered the loss of its own batch, η\\* the",
             "smallest at which it would not be one-to-one on the neurons of some layer. Rates are the best of the",
-            "sweep in [rates](rates.md), with a warm-up of 10% and a cosine to 0; the last task is gradient descent.",
+            "sweep in [rates](rates.md), with a warm-up of 10% and a cosine to 0; the last run is gradient descent on",
+            "a whole table (scikit-learn's diabetes, squared error) at a constant rate.",
             "",
             "![Critical rates along four runs](../critical_rates.png)",
             "",

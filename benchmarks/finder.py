@@ -4,6 +4,7 @@
     python benchmarks/finder.py --task "digits-*"   # some
     python benchmarks/finder.py --jobs 4            # in processes
     python benchmarks/finder.py --table             # the table from what is there
+    python benchmarks/finder.py --critical          # only η* beside the truth, at a constant rate and under a warm-up
     python benchmarks/finder.py --cost              # time on 10 M parameters, beside Lightning's own search
 
 Each task's measurements are kept in ``--out`` as JSON, and not made again.
@@ -11,7 +12,7 @@ Each task's measurements are kept in ``--out`` as JSON, and not made again.
 Truth: the largest rate at which every update keeps κ < 1, found from the first update's 1/K down on a grid of 10%, and
 then on one of 2% from half as much again as the first rate that held. The rates that hold need not form an interval,
 so that a bisection would answer by luck. *Same batches*: over the 50 steps that the finder saw. *Median*: over 200
-steps, the median of five other batch orders.
+steps, the median of five other batch orders. *Under a warm-up*: both follow the same linear warm-up over 20 steps.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ from pytorch_lightning.tuner import Tuner
 from tasks import OPTIMIZERS, Task, all_tasks
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import LambdaLR
+from valley import valley
 
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.functional import sharpness
 from lightning_topo.neurons import NeuronGroup, find_neuron_groups
 
 HOLD, LONG, TRAINED = 50, 200, 500
+WARM_UP = 20
 GRID = 1.02
 SAFETIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.125)
 OTHER_ORDERS = (11, 12, 13, 14, 15)
@@ -68,10 +72,20 @@ class Module(pl.LightningModule):
         return self.task.optimizer(self.parameters(), lr=self.lr)
 
 
-def trainer(folder: str) -> pl.Trainer:
+class WarmingUp(Module):
+    """The same under a warm-up."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = super().configure_optimizers()
+        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARM_UP))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def trainer(folder: str, max_steps: int = -1) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
-        max_epochs=100,
+        max_steps=max_steps,
+        max_epochs=100 if max_steps == -1 else -1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -83,11 +97,15 @@ def trainer(folder: str) -> pl.Trainer:
 # The truth: trials in plain torch.
 
 
-def updates(task: Task, lr: float, batches: list[list[Tensor]], groups: tuple[NeuronGroup, ...]) -> int:
+def updates(
+    task: Task, lr: float, batches: list[list[Tensor]], groups: tuple[NeuronGroup, ...], warm_up: int = 1
+) -> int:
     """Updates that keep κ < 1 at a rate, all of ``batches`` if it holds."""
     model = task.model()
     optimizer = task.optimizer(model.parameters(), lr=lr)
     for step, (x, y) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / warm_up)
         before = [group.points(model) for group in groups]
         if not descend(task, model, optimizer, x, y):
             return step
@@ -130,12 +148,12 @@ def first_update_rate(task: Task, batches: list[list[Tensor]], groups: tuple[Neu
     return 1 / max(criticality(p, group.points(model)) for p, group in zip(before, groups, strict=True))
 
 
-def true_rate(task: Task, order: int, steps: int, groups: tuple[NeuronGroup, ...]) -> float:
+def true_rate(task: Task, order: int, steps: int, groups: tuple[NeuronGroup, ...], warm_up: int = 1) -> float:
     batches = task.batches(order, steps)
-    lr = first_update_rate(task, batches, groups) * GRID
+    lr = first_update_rate(task, batches, groups) * GRID * warm_up
     top = lr
     for grid in (1.1, GRID):
-        while updates(task, lr, batches, groups) < steps:
+        while updates(task, lr, batches, groups, warm_up) < steps:
             lr /= grid
         lr = lr if grid == GRID else min(1.5 * lr, top)
     return lr * math.sqrt(GRID)
@@ -149,39 +167,10 @@ def lightning_suggestion(task: Task, folder: str) -> dict[str, float | None]:
     return {"lr": found.suggestion(), "steps": len(found.results["loss"])}
 
 
-def valley_suggestion(task: Task, start: float = 1e-7, end: float = 10.0, steps: int = 100) -> dict[str, float | None]:
-    """The ramp and rule of fastai: smoothed loss, stop at four times its minimum, middle of the longest valley."""
+def valley_suggestion(task: Task) -> dict[str, float | None]:
     model = task.model()
-    optimizer = task.optimizer(model.parameters(), lr=start)
-    rates: list[float] = []
-    losses: list[float] = []
-    average = 0.0
-    for step, (x, y) in enumerate(task.batches(0, steps)):
-        rate = start * (end / start) ** (step / (steps - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss = task.loss(model(x), y)
-        average = 0.98 * average + 0.02 * loss.item()
-        rates.append(rate)
-        losses.append(average / (1 - 0.98 ** (step + 1)))
-        if not losses[-1] <= 4 * min(losses):
-            break
-        loss.backward()
-        optimizer.step()
-    spent = len(losses)
-    rates, losses = rates[steps // 10 : -5], losses[steps // 10 : -5]
-    return {"lr": rates[longest_valley(losses)] if losses else None, "steps": spent}
-
-
-def longest_valley(losses: list[float]) -> int:
-    """Index half way through the longest decreasing subsequence."""
-    lengths = [1] * len(losses)
-    for i, loss in enumerate(losses):
-        lengths[i] = 1 + max((lengths[j] for j in range(i) if losses[j] > loss), default=0)
-    end = max(range(len(losses)), key=lambda i: lengths[i])
-    third = (lengths[end]) / 3
-    return end - lengths[end] + int(third) + int(third / 2)
+    rate, steps = valley(model, task.optimizer(model.parameters(), lr=1e-7), task.batches(0, 100), task.loss)
+    return {"lr": rate, "steps": steps}
 
 
 def sharpness_suggestion(task: Task) -> dict[str, float | None]:
@@ -268,6 +257,7 @@ def measure(name: str) -> dict[str, Any]:
     row["grid"] = best_of_grid(task, critical)
     row["start_loss"] = start_loss(task)
     row["losses"] = {f"finder {safety:g}": final_loss(task, safety * critical) for safety in SAFETIES}
+    row["losses"]["finder auto"] = final_loss(task, row["finder_1"]["safety"] * critical)
     for key in ("lightning", "valley", "sharpness"):
         row["losses"][key] = final_loss(task, row[key]["lr"]) if row[key]["lr"] else math.inf
     row["losses"]["ramp"] = final_loss(task, row["ramp"]["lr"] / 2) if row["ramp"]["lr"] else math.inf
@@ -285,6 +275,31 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def critical(name: str) -> dict[str, Any]:
+    """η* of the finder and the truth over the same batches: at a constant rate, and under a warm-up."""
+    torch.set_num_threads(1)
+    quiet()
+    task = all_tasks()[name]
+    groups = find_neuron_groups(task.model(), task.data()[0][:8])
+    row: dict[str, Any] = {"task": name}
+    for key, module, warm_up in (("constant", Module(task), 1), ("warm-up", WarmingUp(task), WARM_UP)):
+        with TemporaryDirectory() as folder:
+            found = topological_lr_find(trainer(folder), module, task.loader(0), safety=1.0, update_attr=False)
+        truth = true_rate(task, 0, HOLD, groups, warm_up)
+        row[key] = {"critical_lr": found.critical_lr, "steps": found.total_steps, "truth": truth}
+    return row
+
+
+def show_critical(rows: list[dict[str, Any]]) -> None:
+    for key in ("constant", "warm-up"):
+        ratios = [row[key]["critical_lr"] / row[key]["truth"] for row in rows]
+        within = share(ratios, lambda r: 1 / 1.1 <= r <= 1.1)
+        steps = statistics.median(row[key]["steps"] for row in rows)
+        print(f"{key}: η* over the truth {quantiles(ratios)}, within 10%: {within}, {steps:.0f} steps in the median")
+        outside = [f"{row['task']} {r:.2f}" for row, r in zip(rows, ratios, strict=True) if not 1 / 1.1 <= r <= 1.1]
+        print("  outside:", ", ".join(outside) or "none")
 
 
 # What it costs on a large network.
@@ -388,6 +403,7 @@ def columns() -> list[tuple[str, str, Callable[[dict[str, Any]], float | None]]]
         (f"{safety:g} η*", f"finder {safety:g}", lambda row, s=safety: s * row["finder_1"]["critical_lr"])
         for safety in SAFETIES
     ]
+    chosen = ("suggestion", "finder auto", lambda row: row["finder_1"]["safety"] * row["finder_1"]["critical_lr"])
     theirs = [
         (label, key, lambda row, k=key: row[k]["lr"])
         for label, key in (
@@ -397,7 +413,7 @@ def columns() -> list[tuple[str, str, Callable[[dict[str, Any]], float | None]]]
             ("κ ramp, half", "ramp"),
         )
     ]
-    return [*ours, *theirs]
+    return [chosen, *ours, *theirs]
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -410,6 +426,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "finder")
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--critical", action="store_true", help="only η* beside the truth over the same batches")
     parser.add_argument("--cost", action="store_true", help="only the time on 10 M parameters")
     options = parser.parse_args()
     if options.cost:
@@ -417,6 +434,13 @@ def main() -> None:
             print(cost(optimizer), flush=True)
         return
     names = [name for name in all_tasks() if fnmatch(name, options.task)]
+    if options.critical:
+        rows = []
+        for name in names:
+            rows.append(critical(name))
+            print(json.dumps(rows[-1]), flush=True)
+        show_critical(rows)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     missing = [] if options.table else [name for name in names if not path_of(options.out, name).exists()]
     os.environ.setdefault("OMP_NUM_THREADS", "1")

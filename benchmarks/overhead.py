@@ -49,6 +49,7 @@ MONITORS: dict[str, Callable[[], Any]] = {
     "BiLipschitzMonitor": lt.BiLipschitzMonitor,
     "PersistenceMonitor": lt.PersistenceMonitor,
     "SharpnessMonitor": lt.SharpnessMonitor,
+    "SharpnessMonitor, critical": lambda: lt.SharpnessMonitor(method="critical"),
     "TopologicalRateControl": lt.TopologicalRateControl,
 }
 
@@ -215,21 +216,23 @@ def processor_seconds(network: str, monitors: dict[str, Any], steps: int) -> dic
     return turns.run({name: task(name, monitor) for name, monitor in monitors.items()})
 
 
-def overhead(networks: list[str], seconds: float, repeats: int) -> list[dict]:
+def overhead(networks: list[str], names: list[str], seconds: float, repeats: int) -> list[dict]:
     rows = []
+    names = ["none", *(name for name in names if name != "none")]
     for network in networks:
         train(network, [lt.PersistenceMonitor()], 3)  # imports and caches
         short, long = (processor_seconds(network, {"none": None}, steps)["none"] for steps in (10, 60))
         steps = max(10, round(seconds / (long - short) * 50))
-        ratios: dict[str, list[float]] = {name: [] for name in MONITORS}
-        coverage = {}
+        ratios: dict[str, list[float]] = {name: [] for name in names}
+        coverage, a_minute = {}, {}
         for _ in range(repeats):
-            monitors = {name: make() for name, make in MONITORS.items()}
+            monitors = {name: MONITORS[name]() for name in names}
             times = processor_seconds(network, monitors, steps)
             for name, value in times.items():
                 ratios[name].append(value / times["none"])
                 if hasattr(monitors[name], "_budget"):
                     coverage[name] = monitors[name]._budget.coverage
+                    a_minute[name] = 60 * monitors[name]._budget.made / value
             print(network, steps, {name: round(value, 2) for name, value in times.items()}, flush=True)
         parameters = sum(p.numel() for p in NETWORKS[network][0]()[0].parameters())
         rows += [
@@ -240,8 +243,9 @@ def overhead(networks: list[str], seconds: float, repeats: int) -> list[dict]:
                 "ratio": statistics.median(ratios[name]),
                 "ratios": ratios[name],
                 "coverage": coverage.get(name),
+                "a_minute": a_minute.get(name),
             }
-            for name in list(MONITORS)[1:]
+            for name in names[1:]
         ]
     return rows
 
@@ -474,10 +478,10 @@ def show_idle(row: dict) -> None:
 
 
 def show_times(times: list[dict], rows: list[dict]) -> None:
-    print("\n| network | monitor | time with / without | due updates measured |\n|---|---|---|---|")
+    print("\n| network | monitor | time with / without | due updates measured | a minute |\n|---|---|---|---|---|")
     for row in rows:
-        coverage = "-" if row["coverage"] is None else f"{row['coverage']:.1%}"
-        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {coverage} |")
+        measured = "- | -" if row["coverage"] is None else f"{row['coverage']:.1%} | {row['a_minute']:.1f}"
+        print(f"| {row['network']} | {row['monitor']} | {row['ratio']:.3f} | {measured} |")
     print("\n| neurons | " + " | ".join(f"{name} (ms)" for name in list(times[0])[1:]) + " |\n|---|---|---|---|")
     for time_row in times:
         print(f"| {time_row['n']} | " + " | ".join(f"{value:.1f}" for value in list(time_row.values())[1:]) + " |")
@@ -488,6 +492,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=("time", "counts", "idle"), default=["time", "counts", "idle"])
     parser.add_argument("--seconds", type=float, default=60.0, help="length of one run without a monitor")
     parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    parser.add_argument("--monitor", choices=MONITORS, nargs="+", default=list(MONITORS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -499,7 +504,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     if "time" in options.part:
         found |= {"measurement": measurement_times()}
-        found |= {"overhead": overhead(options.network, options.seconds, options.repeats)}
+        found |= {"overhead": overhead(options.network, options.monitor, options.seconds, options.repeats)}
         show_times(found["measurement"], found["overhead"])
     if "counts" in options.part:
         found["counts"] = count_rows(list(COUNTED))

@@ -7,9 +7,9 @@
     python benchmarks/rates.py page                            # docs/evidence/rates.md from what is there
 
 Each run is appended to ``--out`` as it ends and is not made again: a restart goes on. Columns: ``sweep``, ``control``
-(the package's), ``averaged`` (the same at a constant share, the weights averaged), ``prototype`` (its rule once more,
-with all settings free), ``defaults``, those of ``SEARCHES`` and ``RIVALS``, or ``searches`` and ``rivals`` for all of
-these.
+(the package's), ``clipped`` (with step clipping beside it), ``averaged`` (at a constant share, the weights averaged),
+``prototype`` (its rule once more, with all settings free), ``defaults``, those of ``SEARCHES`` and ``RIVALS``, or
+``searches`` and ``rivals`` for all of these.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[Task, int, int, str]]:
 
 def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, settings: Settings) -> tuple[Any, ...]:
     """Validation loss, steps spent on a search, what else is worth keeping."""
-    if column == "control":
-        loss, control = product(task, steps, seed, schedule, settings.share if settings != Settings() else None)
+    if column in ("control", "clipped"):
+        share = settings.share if settings != Settings() else None
+        loss, control = product(task, steps, seed, schedule, share, clipped=column == "clipped")
         low, high = control.range or (math.nan, math.nan)
         return loss, 0, {"rates": [low, high], "updates": control.updates}
     if column == "averaged":
@@ -64,7 +65,7 @@ def outcome(column: str, task: Task, steps: int, seed: int, schedule: str, setti
     if column == "defaults":
         return plain(task, task.default_lr, steps, seed, schedule), 0, {}
     if column in SEARCHES:
-        found = SEARCHES[column](task, seed)
+        found = SEARCHES[column](task, seed, steps, schedule)
         loss = math.inf if found.lr is None else plain(task, found.lr, steps, seed, schedule)
         return loss, found.steps, {"lr": found.lr}
     return RIVALS[column](task, steps, seed, schedule), 0, {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -22,6 +23,7 @@ from rates_train import Fit, train
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
+from lightning_topo.clipping import topological_step_clipping
 from lightning_topo.control import topological_rate_control
 from lightning_topo.control.controller import RateController
 from lightning_topo.functional.criticality import criticality
@@ -169,15 +171,25 @@ def groups_of(task: Task) -> tuple[NeuronGroup, ...]:
     return find_neuron_groups(task.model(0), x[:4])
 
 
-def product(task: Task, steps: int, seed: int, schedule: str, share: float | None) -> tuple[float, RateController]:
-    """Validation loss of a run under the package's control, from the optimizer's documented rate, and the control."""
+def product(
+    task: Task, steps: int, seed: int, schedule: str, share: float | None, clipped: bool = False
+) -> tuple[float, RateController]:
+    """Validation loss of a run under the package's control, from the optimizer's documented rate, and the control.
+
+    With ``clipped``, step clipping at its default bound is beside it.
+    """
     model = task.model(seed)
     optimizer = task.optimizer(model, task.default_lr)
     options = {} if share is None else {"share": share}
     x, _ = next(task.batches(1, 0))
-    with topological_rate_control(
-        optimizer, model, example_input=x[:4], total_steps=steps, schedule=schedule, **options
-    ) as control:
+    with ExitStack() as beside:
+        control = beside.enter_context(
+            topological_rate_control(
+                optimizer, model, example_input=x[:4], total_steps=steps, schedule=schedule, **options
+            )
+        )
+        if clipped:
+            beside.enter_context(topological_step_clipping(optimizer, model, example_input=x[:4]))
         return train(task, Fit(model, optimizer), steps, seed, "constant"), control
 
 

@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from finder import longest_valley, trainer
+from finder import trainer
 from pytorch_lightning.tuner import Tuner
-from rates_tasks import Task
+from rates_tasks import Task, shape
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
+from valley import valley
 
 from lightning_topo.finder import topological_lr_find
 from lightning_topo.functional import sharpness
@@ -61,11 +64,34 @@ class Module(pl.LightningModule):
         return self.task.optimizer(self.net, self.lr)
 
 
+class Scheduled(Module):
+    """The same with the schedule of its run."""
+
+    def __init__(self, task: Task, seed: int, steps: int) -> None:
+        super().__init__(task, seed)
+        self.steps = steps
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = super().configure_optimizers()
+        scheduler = LambdaLR(optimizer, lambda step: shape(step, self.steps, "cosine"))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def suggestion(task: Task, seed: int, steps: int, schedule: str) -> Suggestion:
+    """What the topological finder suggests for the run that is made."""
+    module = Module(task, seed) if schedule == "constant" else Scheduled(task, seed, steps)
+    with TemporaryDirectory() as folder:
+        loader = DataLoader(Batches(task, seed), batch_size=None)
+        run = trainer(folder, max_steps=steps)
+        found = topological_lr_find(run, module, loader, update_attr=False)
+    return Suggestion(found.suggestion(), found.total_steps)
+
+
 def finder(task: Task, seed: int) -> Suggestion:
     """η* of the topological finder."""
     with TemporaryDirectory() as folder:
         loader = DataLoader(Batches(task, seed), batch_size=None)
-        found = topological_lr_find(trainer(folder), Module(task, seed), loader, update_attr=False)
+        found = topological_lr_find(trainer(folder), Module(task, seed), loader, safety=1.0, update_attr=False)
     return Suggestion(found.critical_lr, found.total_steps)
 
 
@@ -86,28 +112,11 @@ def lr_find(task: Task, seed: int) -> tuple[Suggestion, Suggestion]:
     return Suggestion(found.suggestion(), steps), Suggestion(before, steps)
 
 
-def valley(task: Task, seed: int, start: float = 1e-7, end: float = 10.0, steps: int = 100) -> Suggestion:
-    """The ramp and rule of fastai: smoothed loss, stop at four times its minimum, middle of the longest valley."""
+def fastai(task: Task, seed: int) -> Suggestion:
+    """The ramp and rule of fastai."""
     model = task.model(seed)
-    optimizer = task.optimizer(model, start)
-    rates: list[float] = []
-    losses: list[float] = []
-    average = 0.0
-    for step, (x, y) in enumerate(task.batches(steps, seed + SEARCH_SEED)):
-        rate = start * (end / start) ** (step / (steps - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss = task.loss(model(x), y)
-        average = 0.98 * average + 0.02 * loss.item()
-        rates.append(rate)
-        losses.append(average / (1 - 0.98 ** (step + 1)))
-        if not losses[-1] <= 4 * min(losses):
-            break
-        loss.backward()
-        optimizer.step()
-    kept = losses[steps // 10 : -5]
-    return Suggestion(rates[steps // 10 : -5][longest_valley(kept)] if kept else None, len(losses))
+    batches = list(task.batches(100, seed + SEARCH_SEED))
+    return Suggestion(*valley(model, task.optimizer(model, 1e-7), batches, task.loss))
 
 
 def inverse_sharpness(task: Task, seed: int) -> Suggestion:
@@ -127,12 +136,13 @@ def _twice_differentiable() -> Iterator[None]:
         yield
 
 
-SEARCHES: dict[str, Callable[[Task, int], Suggestion]] = {
-    "eta/4": lambda task, seed: _times(0.25, finder(task, seed)),
-    "lr_find": lambda task, seed: lr_find(task, seed)[0],
-    "lr_find, old rule": lambda task, seed: lr_find(task, seed)[1],
-    "valley": valley,
-    "1/lambda": inverse_sharpness,
+SEARCHES: dict[str, Callable[[Task, int, int, str], Suggestion]] = {
+    "finder": suggestion,
+    "eta/4": lambda task, seed, *_: _times(0.25, finder(task, seed)),
+    "lr_find": lambda task, seed, *_: lr_find(task, seed)[0],
+    "lr_find, old rule": lambda task, seed, *_: lr_find(task, seed)[1],
+    "valley": lambda task, seed, *_: fastai(task, seed),
+    "1/lambda": lambda task, seed, *_: inverse_sharpness(task, seed),
 }
 
 

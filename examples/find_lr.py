@@ -9,76 +9,43 @@ networks start from the same weights and see the same batches; only the learning
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import warnings
 from pathlib import Path
+from typing import Any
 
+import digits
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.tuner import Tuner
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 import lightning_topo as lt
 
 EPOCHS = 15
 
 
-class Digits(pl.LightningModule):
-    """A small convolutional network, trained by SGD with momentum under a cosine schedule."""
+class WithMomentum(digits.Digits):
+    """The examples' network with BatchNorm, trained by SGD with momentum under a cosine schedule."""
 
     def __init__(self, lr: float = 1e-3) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)),
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * 16, 10),
-        )
+        super().__init__(lr, normalise=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss, on_epoch=True)
-        return loss
-
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)}
 
 
-def digits() -> DataLoader:
-    images, labels = load_digits(return_X_y=True)
-    data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels))
-    return DataLoader(data, batch_size=64, shuffle=True)
+def all_images() -> DataLoader:
+    return DataLoader(digits.images(), batch_size=64, shuffle=True)
 
 
-def trainer(folder: Path, **options: object) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
-    )
+def trainer(folder: Path | str, **options: Any) -> pl.Trainer:
+    return digits.trainer(EPOCHS, folder, **options)
 
 
-def fresh_model() -> Digits:
+def fresh_model() -> WithMomentum:
     pl.seed_everything(0, verbose=False)
-    return Digits()
+    return WithMomentum()
 
 
 def final_loss(folder: Path, lr: float | None) -> float:
@@ -88,23 +55,20 @@ def final_loss(folder: Path, lr: float | None) -> float:
         return math.nan
     model.hparams["lr"] = lr
     run = trainer(folder)
-    run.fit(model, digits())
+    run.fit(model, all_images())
     return float(run.callback_metrics["train/loss_epoch"])
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # faster for so small a network, and far faster on a busy machine
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/find_lr"))
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec)")
+    digits.quiet()
 
     model = fresh_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = lt.topological_lr_find(trainer(folder), model, digits())
+    result = lt.topological_lr_find(trainer(folder), model, all_images())
     assert result is not None
     assert result.status == "found"
     assert model.hparams["lr"] == result.suggestion()
@@ -113,7 +77,7 @@ def main() -> None:
     )
     result.plot().figure.savefig(folder / "lr_find.png")
 
-    theirs = Tuner(trainer(folder)).lr_find(fresh_model(), digits(), update_attr=False)
+    theirs = Tuner(trainer(folder)).lr_find(fresh_model(), all_images(), update_attr=False)
     assert theirs is not None
     rates = {
         "critical rate η*": result.critical_lr,

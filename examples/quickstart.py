@@ -1,10 +1,11 @@
-"""Train a small digits classifier below, near and above the critical learning rate, and watch its neurons.
+"""Train a small digits classifier at a rate too low, one that follows η*, and one too high; watch its neurons.
 
 Run it with ``make demo``, or with ``python examples/quickstart.py`` where lightning-topo and scikit-learn are
 installed. It takes about a minute, and writes TensorBoard logs to ``runs/quickstart``.
 
 The 512 hidden neurons start on a sphere, so that their topology is known: one component, no loop, one void. Each run
-has one callback of each kind in its Trainer; nothing else is special about it.
+has one monitor of each kind in its Trainer; the second also has ``TopologicalRateControl``, so that the learning rate
+that its optimizer was given does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import lightning_topo as lt
 from lightning_topo.plots import plot_neuron_cloud, principal_plane
 
-LEARNING_RATES = {"well below": 0.25, "near": 5.0, "above": 30.0}
+LEARNING_RATES = {"too low": 0.25, "follows η*": 1.0, "too high": 30.0}
+FOLLOWS = "follows η*"
 N_NEURONS = 512
 
 
@@ -84,17 +86,19 @@ def digits_loaders() -> tuple[DataLoader, DataLoader]:
     )
 
 
-def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
+def train(name: str, epochs: int, log_dir: Path) -> dict[str, object]:
     """One run; returns the row of the table."""
+    lr = LEARNING_RATES[name]
     pl.seed_everything(0, verbose=False)
     updates = lt.BiLipschitzMonitor(max_neurons=None, max_overhead=None)
     topology = lt.PersistenceMonitor(max_neurons=N_NEURONS // 2, every_n_train_steps=60, max_overhead=None)
     sharpness = lt.SharpnessMonitor(every_n_train_steps=20, max_overhead=None)
+    control = [lt.TopologicalRateControl(every_n_train_steps=10)] if name == FOLLOWS else []
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[updates, topology, sharpness],
-        logger=TensorBoardLogger(log_dir.parent, name=log_dir.name, version=f"lr={lr:g}"),
+        callbacks=[updates, topology, sharpness, *control],
+        logger=TensorBoardLogger(log_dir.parent, name=log_dir.name, version=label(name)),
         log_every_n_steps=5,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -110,9 +114,15 @@ def train(lr: float, epochs: int, log_dir: Path) -> dict[str, object]:
         "criticality": max(record.criticality for record in updates.history),
         "broken": updates.broken_updates,
         "updates": len(updates.history),
-        "before": topology.history[0].betti,
-        "after": topology.history[-1].betti,
+        "before": topology.history[0],
+        "after": topology.history[-1],
+        "certificate": updates.certificates[0],
     }
+
+
+def label(name: str) -> str:
+    """How a run is called in tables, figures and logs."""
+    return name if name == FOLLOWS else f"η = {LEARNING_RATES[name]:g}, {name}"
 
 
 def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
@@ -120,8 +130,28 @@ def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
     panels = Figure(figsize=(12.8, 4.2), dpi=100, layout="constrained").subplots(1, len(rows))
     for ax, (name, row) in zip(panels, rows.items(), strict=True):
         plot_neuron_cloud(row["end"], start=row["start"], plane=principal_plane(row["start"]), ax=ax)
-        ax.set_title(f"η = {LEARNING_RATES[name]:g}, {name} η*: accuracy {row['accuracy']:.2f}")
+        told = f"accuracy {row['accuracy']:.2f}, {row['after'].distinct} distinct neurons"
+        ax.set_title(f"{label(name)}\n{told}", loc="left", fontsize="medium")
     panels[0].figure.savefig(path)
+
+
+def print_table(rows: dict[str, dict[str, object]]) -> None:
+    """What each run did to its neurons: their updates, their topology, how many are left, and what they say."""
+    columns = "learning rate", "accuracy", "largest κ", "b0 b1 b2", "distinct", "dormant", "effective rank"
+    widths = 20, 10, 11, 18, 10, 9, 16
+    print("\n" + "".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True)))
+    start = next(iter(rows.values()))["before"]
+    lines = {"(at the start)": ("", "", start)}
+    lines |= {
+        label(name): (f"{row['accuracy']:.3f}", f"{row['criticality']:.3g}", row["after"]) for name, row in rows.items()
+    }
+    for name, (accuracy, criticality, record) in lines.items():
+        told = f"{record.distinct}", f"{record.dormant:.1%}", f"{record.effective_rank:.1f}"
+        cells = name, accuracy, criticality, f"{record.betti}", *told
+        print("".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    print()
+    for name, row in rows.items():
+        print(f"{label(name)}: {row['certificate']}")
 
 
 def main() -> None:
@@ -134,22 +164,21 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec, LeafSpec.*")
 
-    rows = {name: train(lr, options.epochs, options.log_dir) for name, lr in LEARNING_RATES.items()}
+    rows = {name: train(name, options.epochs, options.log_dir) for name in LEARNING_RATES}
 
-    print(f"\n{'learning rate':22}{'accuracy':>9}{'largest κ':>11}{'updates κ ≥ 1':>16}", end="")
-    print(f"{'b0 b1 b2 before':>18}{'after':>14}")
-    for name, row in rows.items():
-        print(
-            f"{LEARNING_RATES[name]:<6g}{name + ' η*':16}{row['accuracy']:>9.3f}{row['criticality']:>11.3g}"
-            f"{row['broken']:>9} of {row['updates']}{row['before']!s:>18}{row['after']!s:>14}"
-        )
+    print_table(rows)
     draw(rows, options.log_dir / "neurons.png")
     print(f"\nThe neurons at the end: {options.log_dir / 'neurons.png'}")
     print(f"See it in TensorBoard:  tensorboard --logdir {options.log_dir}")
 
-    assert rows["well below"]["broken"] == 0, "below η* every update is one-to-one on the neurons"
-    assert rows["well below"]["before"] == rows["well below"]["after"], "below η* the topology is kept"
-    assert rows["above"]["broken"] > 0, "above η* some update is not"
+    low, follows, high = rows.values()
+    assert low["broken"] == follows["broken"] == 0, "below η* every update is one-to-one on the neurons"
+    assert low["certificate"].excludes_clones, "and so none have become clones"
+    before, after = low["before"], low["after"]
+    assert (before.betti, before.distinct) == (after.betti, after.distinct), "where little moves the topology is kept"
+    assert follows["before"].distinct == follows["after"].distinct, "and all neurons are left"
+    assert high["broken"] > 0, "above η* some update is not one-to-one"
+    assert low["accuracy"] < follows["accuracy"] > high["accuracy"], "the rate that follows η* learns best"
 
 
 if __name__ == "__main__":

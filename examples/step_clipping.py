@@ -8,14 +8,13 @@ schedule; each run starts from the same weights. The last lines do the same in a
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from tempfile import TemporaryDirectory
 
 import pytorch_lightning as pl
 import torch
-from find_lr import digits, fresh_model, trainer
+from digits import quiet
+from find_lr import all_images, fresh_model, trainer
 from torch import nn
 
 import lightning_topo as lt
@@ -24,7 +23,7 @@ MULTIPLES = (0.25, 2, 16)
 
 
 def accuracy(model: pl.LightningModule) -> float:
-    x, y = digits().dataset.tensors
+    x, y = all_images().dataset.tensors
     model.eval()
     with torch.no_grad():
         return (model(x).argmax(1) == y).float().mean().item()
@@ -33,13 +32,13 @@ def accuracy(model: pl.LightningModule) -> float:
 def train(folder: str, lr: float, **options: object) -> float:
     model = fresh_model()
     model.hparams["lr"] = lr
-    trainer(folder, **options).fit(model, digits())
+    trainer(folder, **options).fit(model, all_images())
     return accuracy(model)
 
 
 def train_without_a_trainer(lr: float, epochs: int = 5) -> tuple[float, int, float]:
     """Accuracy, clipped updates, and the largest κ of an update that was made."""
-    model, data = fresh_model(), digits()
+    model, data = fresh_model(), all_images()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     largest = 0.0
     with lt.topological_step_clipping(optimizer, model, example_input=next(iter(data))[0]) as clipper:
@@ -54,13 +53,10 @@ def train_without_a_trainer(lr: float, epochs: int = 5) -> tuple[float, int, flo
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # faster for so small a network, and far faster on a busy machine
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec)")
+    quiet()
 
     with TemporaryDirectory() as folder:
-        result = lt.topological_lr_find(trainer(folder), fresh_model(), digits(), update_attr=False)
+        result = lt.topological_lr_find(trainer(folder), fresh_model(), all_images(), update_attr=False)
         assert result is not None
         assert result.critical_lr is not None
         print(f"critical learning rate η* = {result.critical_lr:.3g}; accuracy after training at\n")

@@ -23,7 +23,7 @@ from lightning_topo.neurons import (
     merge_neurons,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # callbacks

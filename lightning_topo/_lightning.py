@@ -35,7 +35,7 @@ def rank_zero_info(trainer: Any, message: str) -> None:
 
 
 def log_encodings() -> list[str]:
-    """The encodings of the streams to which :func:`rank_zero_info` writes."""
+    """The encodings of the streams to which ``rank_zero_info`` writes."""
     # Both of Lightning's packages put their own logger there.
     logger: logging.Logger | None = import_module("lightning_utilities.core.rank_zero").log
     encodings = []

@@ -13,8 +13,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+
+from . import small
 
 torch.set_num_threads(1)  # the suite runs in one process a core
 
@@ -44,7 +44,7 @@ def _enter(function, args, rank, count, port, results):
 class Processes:
     """Forks real processes, and never waits for them longer than ``timeout`` seconds."""
 
-    def __init__(self, timeout=60):
+    def __init__(self, timeout=180):
         self.timeout = timeout
 
     def outcomes(self, count, function, *args):
@@ -87,32 +87,15 @@ def processes():
     return Processes()
 
 
-class Classifier(pl.LightningModule):
-    """Remembers the batches that it was shown, in a plain list, a buffer and an attribute."""
+class Classifier(small.Classifier):
+    """Counts its steps in a plain attribute and a buffer as well, and remembers the hooks that were called."""
 
     def __init__(self, optimizer=None, lr=0.05, dropout=0.0):
-        super().__init__()
+        super().__init__(optimizer or (lambda model: torch.optim.SGD(model.parameters(), lr=model.lr)), dropout)
         self.lr = lr
-        self.make_optimizer = optimizer or (lambda model: torch.optim.SGD(model.parameters(), lr=model.lr))
-        self.net = nn.Sequential(
-            nn.Linear(6, 12),
-            nn.BatchNorm1d(12),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(12, 8),
-            nn.Tanh(),
-            nn.Linear(8, 3),
-        )
         self.register_buffer("calls", torch.zeros(()), persistent=False)
-        self.seen = []
         self.events = []
         self.last = None
-
-    def forward(self, x):
-        return self.net(x)
-
-    def loss(self, batch):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def training_step(self, batch, batch_idx):
         self.seen.append(batch[0].sum().item())
@@ -130,9 +113,6 @@ class Classifier(pl.LightningModule):
 
     def on_train_end(self):
         self.events.append("on_train_end")
-
-    def configure_optimizers(self):
-        return self.make_optimizer(self)
 
 
 class RecordingLogger(Logger):
@@ -180,24 +160,6 @@ class Recorder(pl.Callback):
         self.calls.append("teardown")
 
 
-def data(n=96):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, 6, generator=generator)
-    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
-
-
-def loader(n=96, batch_size=8, shuffle=True, **kwargs):
-    return DataLoader(data(n), batch_size=batch_size, shuffle=shuffle, **kwargs)
-
-
-def trainer(tmp_path, **kwargs):
-    quiet = {
-        "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "accelerator": "cpu", "max_epochs": 2, "default_root_dir": tmp_path,
-    }  # fmt: skip
-    return pl.Trainer(**{**quiet, **kwargs})
-
-
 def build(model, *args, **kwargs):
     """A model whose initial weights are always the same."""
     with torch.random.fork_rng(devices=[]):
@@ -213,8 +175,8 @@ def lab(tmp_path, recwarn):
         Classifier=Classifier,
         RecordingLogger=RecordingLogger,
         Recorder=Recorder,
-        data=data,
-        loader=loader,
-        trainer=lambda **kwargs: trainer(tmp_path, **kwargs),
+        data=small.data,
+        loader=small.loader,
+        trainer=lambda **kwargs: small.trainer(tmp_path, **kwargs),
         model=lambda *args, cls=Classifier, **kwargs: build(cls, *args, **kwargs),
     )

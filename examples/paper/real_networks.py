@@ -2,9 +2,11 @@
 
     python examples/paper/real_networks.py [--fast] [--output FOLDER] [--data-dir PATH]
 
-MNIST is used when ``--data-dir`` holds it (train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not, or
-mnist.npz with x_train and y_train, at any depth); otherwise the 1,797 images of scikit-learn's digits, 8x8 pixels
-enlarged to 28x28 bilinearly. An epoch is then five passes over them, 9 updates instead of MNIST's 59.
+The images are those of ``--data-dir``: MNIST or a set of its format (train-images-idx3-ubyte and
+train-labels-idx1-ubyte, gzipped or not, or mnist.npz with x_train and y_train, at any depth). Without it they are the
+60,000 of Fashion-MNIST where Debian's package dataset-fashion-mnist is installed (not with ``--fast``), else the 1,797
+of scikit-learn's digits, 8x8 pixels enlarged to 28x28 bilinearly; an epoch is then five passes over them, 9 updates
+instead of 59.
 """
 
 from __future__ import annotations
@@ -30,9 +32,25 @@ RATES = {
     "Adam": {"small": 1e-5, "large": 1e-3, "above": 1e-2},
 }
 SEEDS = (0, 1, 2)
+_DATA_DIR_HELP = "folder with MNIST or a set of its format; default: Fashion-MNIST where Debian's package is installed"
 _OF_SEEDS = "mean and range over the seeds"
 PASSES = 5  # over the digits in an epoch
+PACKAGED = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+
+
+def installed() -> Path | None:
+    """The folder of an installed data set of MNIST's format, if there is one."""
+    return PACKAGED if all(any(PACKAGED.glob(f"{name}*")) for name in _IDX) else None
+
+
+def arguments_with_data(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of ``common``, and where the images are; short runs take the digits unless told otherwise."""
+    parser.add_argument("--data-dir", type=Path, help=_DATA_DIR_HELP)
+    options = arguments(parser)
+    if options.data_dir is None and not options.fast:
+        options.data_dir = installed()
+    return options
 
 
 def images(data_dir: Path | None) -> tuple[Tensor, Tensor, str]:
@@ -42,17 +60,17 @@ def images(data_dir: Path | None) -> tuple[Tensor, Tensor, str]:
     found = {path.name.removesuffix(".gz"): path for path in sorted(data_dir.rglob("*")) if path.is_file()}
     if all(name in found for name in _IDX):
         x, y = (_read_idx(found[name]) for name in _IDX)
-        source = found[_IDX[0]].name
+        source = f"{found[_IDX[0]].name} in {data_dir.name}"
     elif "mnist.npz" in found:
         with np.load(found["mnist.npz"]) as arrays:
             x, y = arrays["x_train"], arrays["y_train"]
-        source = "mnist.npz"
+        source = f"mnist.npz in {data_dir.name}"
     else:
         raise FileNotFoundError(f"expected {' and '.join(_IDX)} (.gz) or mnist.npz under {data_dir}, found neither")
     if x.shape != (len(y), 28, 28):
         raise ValueError(f"expected images (n, 28, 28) and labels (n,) in {data_dir}, got {x.shape} and {y.shape}")
     x = torch.tensor(x.reshape(-1, 784) / 255.0, dtype=torch.float32)
-    return x, torch.tensor(y).long(), f"{len(x):,} images of {source} (--data-dir)"
+    return x, torch.tensor(y).long(), f"{len(x):,} images of {source}"
 
 
 def _digits() -> tuple[Tensor, Tensor, str]:
@@ -159,8 +177,7 @@ def _spread(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", type=Path, help="folder with MNIST")
-    options = arguments(parser)
+    options = arguments_with_data(parser)
     print(f"Images: {images(options.data_dir)[2]}")
     runs = train_all(experiments(options.fast, options.data_dir), options.output, options.processes)
     print(*figures(runs, options.output), sep="\n")

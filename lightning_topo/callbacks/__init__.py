@@ -1,6 +1,7 @@
 """Lightning callbacks: thin shells around the other rooms."""
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
+from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._control_record import ControlRecord
 from lightning_topo.callbacks.alarm import TopologicalAlarm
 from lightning_topo.callbacks.bi_lipschitz_monitor import BiLipschitzMonitor
@@ -15,6 +16,7 @@ __all__ = [
     "BiLipschitzMonitor",
     "BiLipschitzRecord",
     "ClippingRecord",
+    "CloneCertificate",
     "ControlRecord",
     "PersistenceMonitor",
     "PersistenceRecord",

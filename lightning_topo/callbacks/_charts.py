@@ -48,8 +48,11 @@ def topology_charts(groups: Sequence[NeuronGroup], history: Sequence[Any]) -> Ch
         history: Records of all groups.
     """
     charts: Charts = {}
-    if "distinct" in TOPOLOGY.group and groups:
+    if groups:
         charts["distinct neurons"] = [TOPOLOGY.of_group(group.name, "distinct") for group in groups]
+    charts["smallest share of distinct neurons, largest share of dormant units"] = [
+        TOPOLOGY.of_run(name) for name in ("distinct_share", "dormant")
+    ]
     seen: dict[str, list[tuple[int, ...]]] = {}
     for record in history:
         seen.setdefault(record.group, []).append(record.betti)

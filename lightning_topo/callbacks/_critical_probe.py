@@ -41,7 +41,7 @@ class CriticalProbe:
     """Keeps what leads to an update, and searches along it.
 
     Args:
-        arrived: Called right after the update, with what leads to it at hand: it may call :meth:`measure`.
+        arrived: Called right after the update, with what leads to it at hand: it may call ``measure``.
     """
 
     def __init__(self, arrived: Callable[[], None]) -> None:

@@ -20,6 +20,13 @@ def logger_step(trainer: Any) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def somebody_looks_next(trainer: Any) -> bool:
+    """Whether somebody may look at the figures, or log a later step, before the next batch ends."""
+    following, every = logger_step(trainer) + 1, trainer.log_every_n_steps
+    due = every > 0 and (following % every == 0 or (following + 1) % every == 0)
+    return due or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
 class LogWriter:
     """Sends figures to every logger and to ``trainer.callback_metrics``; a logger that fails is said once.
 

@@ -18,7 +18,7 @@ class LossBound:
     An update that was scaled back to the share s of the optimizer's own, at the rate η, was made at the rate s·η. With
     t_c the multiple of the update made at which the batch's loss is no longer below what it was before it,
 
-    .. math:: \eta_c = t_c \, s \, \eta, \qquad s' \eta' \le \text{share} \cdot \eta_c
+    $$\eta_c = t_c \, s \, \eta, \qquad s' \eta' \le \text{share} \cdot \eta_c$$
 
     bounds the next ones. It falls to a smaller η_c at once, and doubles at most from one measurement to the next.
 

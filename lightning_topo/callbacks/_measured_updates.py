@@ -8,6 +8,7 @@ from itertools import groupby
 
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord, record_of, update_metrics
+from lightning_topo.callbacks._clone_certificate import UpdateTally
 from lightning_topo.callbacks._history import remember
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import LearningRate, Measurement
@@ -37,6 +38,7 @@ class MeasuredUpdates:
         history: What the updates did, a record a group and update.
         broken: Updates with κ >= 1 in some group.
         measured: Updates that moved neurons.
+        tally: What they did to each group, for its certificate.
         diverged: Groups whose neurons became NaN or infinite.
     """
 
@@ -49,6 +51,7 @@ class MeasuredUpdates:
     def begin_anew(self) -> None:
         """The run starts at its first step: nothing of an earlier one is counted."""
         self.broken = self.measured = 0
+        self.tally = UpdateTally()
         self.diverged: dict[str, None] = {}
 
     def forget_fit(self) -> None:
@@ -84,6 +87,8 @@ class MeasuredUpdates:
         latest: dict[str, BiLipschitzRecord] = {}
         for update in batch:
             records = [] if update.measurement is None else self._records(update, update.measurement, groups)
+            for record in records:
+                self.tally.add(record)
             # A gradient scaler inside the optimizer can skip the update: nothing moved, and there is nothing to tell.
             if not any(record.criticality != 0 for record in records):
                 continue

@@ -119,14 +119,18 @@ class MonitoredFit:
             found = self.neurons.find(trainer, pl_module, batch, self.processes)
         if found:
             self.model = measured_model(trainer, pl_module)
-            with self.announcer.never_fatal("count the neurons"):
-                self.sizes = {group.name: group.n_units(self.model) for group in found}
+            self._count()
         return found
 
     def find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Look for the groups again, in a model that has changed."""
         with self.budget.spending(pl_module.device, kind="discovery"):
             self.neurons.find_again(trainer, pl_module, batch, self.processes)
+        self._count()
+
+    def _count(self) -> None:
+        with self.announcer.never_fatal("count the neurons"):
+            self.sizes = {group.name: group.n_units(self.model) for group in self.neurons.found}
 
     def write_layout(self, trainer: Any) -> None:
         """Lay out TensorBoard's charts, once all monitors know their groups."""
@@ -143,9 +147,14 @@ class MonitoredFit:
         return self.length.seconds(self.budget.training) if self.length else 0.0
 
     @property
+    def shows_groups(self) -> bool:
+        """Whether the loggers get the figures of each group."""
+        return self.writer.shows_groups
+
+    @property
     def shown_groups(self) -> tuple[NeuronGroup, ...]:
         """The groups whose figures the loggers get."""
-        return self.neurons.found if self.writer.shows_groups else ()
+        return self.neurons.found if self.shows_groups else ()
 
     def why_nothing(self, updates: int) -> str:
         """Why no update was measured, of so many that were made."""

@@ -13,6 +13,14 @@ def batches_left(trainer: Any) -> float:
     return min(epochs * trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
 
 
+def is_last_batch(trainer: Any, batch_idx: int) -> bool:
+    """Whether a batch will be the last of the fit, as far as its limits tell."""
+    epochs = trainer.max_epochs
+    last_epoch = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+    last_step = trainer.max_steps != -1 and trainer.global_step + 1 >= trainer.max_steps
+    return last_step or (last_epoch and batch_idx + 1 >= trainer.num_training_batches)
+
+
 class RunLength:
     """The training time that a whole fit will take, from what its batches took so far.
 

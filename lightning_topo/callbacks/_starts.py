@@ -22,12 +22,18 @@ class Start:
         snapshot: The sample that is followed, and its diagrams.
         betti_indices: The neurons of which Betti numbers are computed, shape (k,).
         n_neurons: How many neurons the group had; None where a checkpoint of an earlier version does not say.
+        scale: Share of the diameter at which Betti numbers are counted; None where such a checkpoint does not say.
+        nearest: Median nearest-neighbour distance of the neurons of which Betti numbers are computed; None likewise.
+        size: Root mean square of their norms.
         n_measured: Measurements of the group so far.
     """
 
     snapshot: Snapshot
     betti_indices: Tensor
     n_neurons: int | None
+    scale: float | None
+    nearest: float | None
+    size: float
     n_measured: int = 0
 
     def fits(self, n: int, dimension: int) -> bool:
@@ -96,13 +102,16 @@ class Starts:
                 "diameter": start.snapshot.diagrams.diameter,
                 "betti_indices": start.betti_indices,
                 "n_neurons": start.n_neurons,
+                "scale": start.scale,
+                "nearest": start.nearest,
+                "size": start.size,
                 "n_measured": start.n_measured,
             }
             for name, start in self._of.items()
         }
 
     def load(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what :meth:`state` wrote; a group that cannot be read is left out, and that is said."""
+        """Take over what ``state`` wrote; a group that cannot be read is left out, and that is said."""
         for name, values in saved.items():
             with self._announcer.never_fatal(f"read the saved start of {name!r}"):
                 self._of[name] = _start(values)
@@ -114,4 +123,13 @@ def _start(saved: Mapping[str, Any]) -> Start:
         raise ValueError(f"expected points (k, D) of k indices, got {tuple(points.shape)} and {tuple(indices.shape)}")
     diagrams = Persistence(tuple(saved["diagrams"]), float(saved["diameter"]), 0.0, len(points))
     snapshot = Snapshot(indices, points, diagrams)
-    return Start(snapshot, saved["betti_indices"], count_or_none(saved.get("n_neurons")), count(saved["n_measured"]))
+    scale, nearest = saved.get("scale"), saved.get("nearest")
+    return Start(
+        snapshot,
+        saved["betti_indices"],
+        count_or_none(saved.get("n_neurons")),
+        None if scale is None else float(scale),
+        None if nearest is None else float(nearest),
+        float(saved.get("size", 0.0)),
+        count(saved["n_measured"]),
+    )

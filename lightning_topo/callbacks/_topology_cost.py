@@ -8,13 +8,14 @@ from functools import cache
 import torch
 
 # On one core on which a product of 512 x 512 matrices in double precision takes 10 ms (benchmarks/scaling.py): what a
-# measurement takes in any case, for each compared neuron, and for each coordinate of each compared pair.
+# measurement takes in any case, for each compared neuron, for each coordinate of each compared pair, and for the
+# singular values of the activations, for each unit (256 rows of 1,024 units: 55 ms).
 _REFERENCE = 0.010
-_SECONDS, _PER_NEURON, _PER_COORDINATE = 0.03, 3e-4, 7e-10
+_SECONDS, _PER_NEURON, _PER_COORDINATE, _PER_UNIT = 0.03, 3e-4, 7e-10, 6e-5
 
 
 def expected_seconds(n: int, dimension: int, n_compared: int) -> float:
-    """Seconds that diagrams and Betti numbers of a group take, its first sample included: rather too many.
+    """Seconds that a measurement of a group takes, its first sample included: rather too many.
 
     Args:
         n: Neurons of the group.
@@ -22,7 +23,8 @@ def expected_seconds(n: int, dimension: int, n_compared: int) -> float:
         n_compared: Neurons of which Betti numbers are computed.
     """
     compared = min(n, n_compared)
-    return _slowness() * (_SECONDS + _PER_NEURON * compared + _PER_COORDINATE * n * compared * dimension)
+    topology = _SECONDS + _PER_NEURON * compared + _PER_COORDINATE * n * compared * dimension
+    return _slowness() * (topology + _PER_UNIT * n)
 
 
 @cache

@@ -26,6 +26,7 @@ class UpdateWatch:
 
     Attributes:
         counts: Steps of each optimizer in the run.
+        movers: For each group its number of neurons, and which of the optimizers move it.
         top_rate: Largest learning rate of a step of this fit, measured or not, as far as rates are plain numbers.
     """
 
@@ -41,6 +42,7 @@ class UpdateWatch:
         self._max_neurons, self._every = max_neurons, every
         self._hooks = StepHooks(self._before_step, self._after_step)
         self.counts: list[int] = []
+        self.movers: dict[str, tuple[int, list[int]]] = {}
         self.top_rate = 0.0
         self._forget()
 
@@ -59,6 +61,11 @@ class UpdateWatch:
             self.counts = [0] * len(trainer.optimizers)
         found, model = self._fit.neurons.found, self._fit.model
         self._unseen = UnseenUpdates(parameter for group in found for parameter in group.parameters(model))
+        held = [{id(p) for settings in o.param_groups for p in settings["params"]} for o in trainer.optimizers]
+        self.movers = {}
+        for group in found:
+            own = {id(parameter) for parameter in group.parameters(model)}
+            self.movers[group.name] = group.n_units(model), [i for i, ids in enumerate(held) if not own.isdisjoint(ids)]
 
     def release(self) -> None:
         """Look no more; nothing of the fit's model is left."""

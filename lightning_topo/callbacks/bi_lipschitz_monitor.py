@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
 from lightning_topo.callbacks._charts import Charts, update_charts
+from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._findings import gather, ours
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
-from lightning_topo.callbacks._log_writer import logger_step
+from lightning_topo.callbacks._log_writer import somebody_looks_next
 from lightning_topo.callbacks._measured_updates import MeasuredUpdate, MeasuredUpdates
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
@@ -76,6 +77,7 @@ class BiLipschitzMonitor(OptionedCallback):
     Attributes:
         history: List of ``BiLipschitzRecord``.
         broken_updates: Measured updates of the run with κ >= 1 in some group.
+        certificates: For each group, whether the measured updates exclude that neurons have become clones.
 
     Raises:
         ValueError: When an option is out of range; at the first batch, when ``groups`` names no group.
@@ -132,6 +134,15 @@ class BiLipschitzMonitor(OptionedCallback):
         return self._measured.broken
 
     @property
+    def certificates(self) -> tuple[CloneCertificate, ...]:
+        """For each group, whether the updates of the run so far exclude that neurons have become clones."""
+        certificate, made = self._measured.tally.certificate, self._watch.counts
+        return tuple(
+            certificate(name, sum(made[index] for index in movers), n <= (self.max_neurons or n))
+            for name, (n, movers) in self._watch.movers.items()
+        )
+
+    @property
     def discovery_seconds(self) -> float:
         """Seconds that finding the groups took in this fit; they count as overhead."""
         return self._fit.discovery_seconds
@@ -144,13 +155,15 @@ class BiLipschitzMonitor(OptionedCallback):
     def state_dict(self) -> dict[str, Any]:
         """Counts of measurements, updates and broken updates, and the figures that were logged last."""
         counts = {"measured_updates": self._measured.measured, "broken_updates": self.broken_updates}
-        return self._fit.state() | counts | {"updates": list(self._watch.counts)}
+        return self._fit.state() | counts | {"updates": list(self._watch.counts), "tally": self._measured.tally.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the counts of a saved run."""
         saved = self._fit.load_state(state_dict)
         self._watch.counts = saved.get("updates", lambda value: list(map(count, value)), [])
         self._measured.broken = saved.get("broken_updates", count, 0)
+        self._measured.tally.forget()
+        saved.get("tally", self._measured.tally.load, None, since="0.2.0")
         self._measured.measured = saved.get("measured_updates", count, self._budget.made, since="0.2.0")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -201,7 +214,7 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what has arrived of the updates measured so far."""
-        self._deliver(trainer, wait=self._fit.processes.several or _needs_all(trainer))
+        self._deliver(trainer, wait=self._fit.processes.several or somebody_looks_next(trainer))
         self.hear("on_train_batch_end", self._measured.pending)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -238,7 +251,7 @@ class BiLipschitzMonitor(OptionedCallback):
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
-        made = sum(self._watch.counts)
+        made, certificates = sum(self._watch.counts), self.certificates
         return Findings(
             updates=self._fit.of_run(self.history),
             made=made,
@@ -246,7 +259,9 @@ class BiLipschitzMonitor(OptionedCallback):
             broken=self.broken_updates,
             top_rate=self._watch.top_rate,
             sizes=self._fit.sizes,
+            clones_excluded=bool(certificates) and all(one.excludes_clones for one in certificates),
             diverged=tuple(self._measured.diverged),
+            clones_excluded=bool(self.certificates) and all(one.excludes_clones for one in self.certificates),
             nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
         )
 
@@ -279,10 +294,3 @@ class BiLipschitzMonitor(OptionedCallback):
                 coverage = {BILIPSCHITZ.coverage: self._budget.coverage} if metrics else {}
                 self._fit.write(trainer, metrics | coverage, step)
         self._overview.draw_due(trainer, self._measured.measured, lambda: gather((self, *self._companions)))
-
-
-def _needs_all(trainer: Any) -> bool:
-    """Whether somebody may look at the figures, or log a later step, before the next batch ends."""
-    following, every = logger_step(trainer) + 1, trainer.log_every_n_steps
-    due = every > 0 and (following % every == 0 or (following + 1) % every == 0)
-    return due or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

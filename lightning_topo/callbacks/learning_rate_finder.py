@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lightning_topo._lightning import Callback
 from lightning_topo._user_warning import warn_user
 from lightning_topo.finder import RateFinder, RateWatch, RunIdentity, SearchOptions, TopologicalLRResult
-from lightning_topo.finder.result import DEFAULT_SAFETY
 from lightning_topo.neurons import NeuronGroup
 
 
 class TopologicalLearningRateFinder(Callback):
     r"""Find the critical learning rate η* at the start of a fit, and train below it.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}$$
 
-    Just before the first training batch it holds candidate rates for ``hold_steps`` optimizer steps each, always from
-    the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Training
-    then starts, from the state it was about to start from, at ``safety · η*``. The batches run through Lightning's own
+    Just before the first training batch it tries candidate rates for ``hold_steps`` optimizer steps each, always from
+    the same start over the same batches, and brackets η*: below it every update is one-to-one on the neurons. Then it
+    tries shares of η* for ``trial_steps`` each, and training starts, from the state it was about to start from, at the
+    share whose trial ended lowest. Trials follow the run's own schedule from its start: a warm-up is part of what is
+    found, one that is longer than a trial is compressed into it. The batches run through Lightning's own
     training loop, so precision, clipping, accumulation, manual optimization and DDP are the run's; validation,
     callbacks and loggers see nothing, and weights, optimizer, counters, random state and batch order are put back. So
     are data sets and what they count, and the random generators to which the module, its data, and the globals and
@@ -41,7 +42,9 @@ class TopologicalLearningRateFinder(Callback):
         hold_steps: Optimizer steps for which a rate has to hold. As many batches are kept in memory (times ``orders``
             and accumulation), those that the trials reached.
         tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance.
-        safety: Share of η* to train at, in (0, 1].
+        safety: ``"auto"``, or the share of η* to train at, in (0, 1]. ``"auto"`` chooses it by short trials, and half
+            of that for a run whose rate does not decay; where they cannot tell (no loss is returned, or several), it is
+            a quarter.
         groups: Neuron groups to watch: None (all that are found), a glob or a list of globs on their names, or a
             list of ``NeuronGroup``.
         orders: Batch orders over which a rate has to hold. More make η* safer against the luck of one order.
@@ -49,20 +52,26 @@ class TopologicalLearningRateFinder(Callback):
             factor, and the schedulers' base rates.
         attr_name: Attribute that holds the learning rate, dotted names too; default ``lr`` or ``learning_rate``, on the
             model, its ``hparams`` or the data module.
+        trial_steps: Optimizer steps of each short trial, at least 5.
+        schedule: Whether trials follow the run's own schedule; False holds the rate constant.
 
     Attributes:
-        result: What was found, a :class:`TopologicalLRResult`, or None before the search.
+        result: What was found, a ``TopologicalLRResult``, or None before the search.
+        from_environment: Whether the environment variable added it: it steps back for one that the user added, and
+            sets the rates of the optimizers also where the model has no attribute for them.
 
     Raises:
         ValueError: When an option is out of range.
         TypeError: At the start of a fit whose strategy shards the parameters over the processes.
 
     Example:
-        >>> finder = TopologicalLearningRateFinder(safety=0.25)
+        >>> finder = TopologicalLearningRateFinder()
         >>> # Trainer(callbacks=[finder]).fit(model)
         >>> finder.optimal_lr is None  # before the fit
         True
     """
+
+    from_environment: bool = False
 
     def __init__(
         self,
@@ -70,23 +79,32 @@ class TopologicalLearningRateFinder(Callback):
         max_lr: float = 100.0,
         hold_steps: int = 50,
         tolerance: float = 0.1,
-        safety: float = DEFAULT_SAFETY,
+        safety: float | Literal["auto"] = "auto",
         groups: str | list[str] | list[NeuronGroup] | None = None,
         orders: int = 1,
         update_attr: bool = True,
         attr_name: str = "",
+        trial_steps: int = 25,
+        schedule: bool = True,
     ) -> None:
-        options = SearchOptions(min_lr, max_lr, hold_steps, tolerance, safety, groups, orders, update_attr, attr_name)
+        options = SearchOptions(
+            min_lr, max_lr, hold_steps, tolerance, safety, groups, orders, update_attr, attr_name, trial_steps, schedule
+        )
         self._finder = RateFinder(options)
         self.result: TopologicalLRResult | None = None
         self._run: RunIdentity | None = None
         self._decided = False  # whether this fit has searched, or has seen that it need not
-        self._unreadable = False
+        self._unreadable = self._yields = False
         self._watch: RateWatch | None = None
 
     @property
+    def state_key(self) -> str:
+        """Of one that the environment has added another, so that a Trainer can hold both."""
+        return f"{type(self).__qualname__}{'@environment' if self.from_environment else ''}"
+
+    @property
     def optimal_lr(self) -> float | None:
-        """The suggestion, ``safety · η*``; None before the search, or where η* was not found."""
+        """The suggestion, a share of η*; None before the search, or where η* was not found."""
         return None if self.result is None else self._finder.suggestion(self.result)
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,12 +132,19 @@ class TopologicalLearningRateFinder(Callback):
         if stage != "fit":
             return
         self._decided = self._unreadable = False
+        rivals = [
+            one for one in trainer.callbacks if isinstance(one, TopologicalLearningRateFinder) and one is not self
+        ]
+        self._yields = self.from_environment and any(not rival.from_environment for rival in rivals)
+        self._finder.requires_attribute = not self.from_environment
+        if self._yields:
+            return
         if self.result is None and not trainer.fast_dev_run:
             self._finder.require_searchable(trainer.strategy)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Search, once, before the first update."""
-        if self._unreadable or (self._decided and self.result is not None):
+        if self._yields or self._unreadable or (self._decided and self.result is not None):
             return
         if trainer.fast_dev_run:
             if not self._decided:

@@ -77,10 +77,17 @@ BILIPSCHITZ = LogKeys(
 )
 TOPOLOGY = LogKeys(
     "topology",
-    overall={"coverage": _COVERAGE},
+    overall={
+        "distinct_share": "smallest share of a group's neurons that are distinct, of the groups' latest values",
+        "dormant": "largest share of a group's units that are dormant, of the groups' latest values",
+        "coverage": _COVERAGE,
+    },
     group={
         "covering_radius": "largest distance of a neuron to the sample of which the diagrams are",
         "diameter": "largest distance between two neurons of the sample",
+        "distinct": "neurons left when those closer than a tenth of the neighbours' distance at the start count as one",
+        "dormant": "share of the units whose activations hardly differ on the batch",
+        "effective_rank": "effective rank of the units' activations on the batch",
     },
     dimension={
         "betti": "Betti number at the scale",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from lightning_topo.callbacks._charts import topology_charts
+from lightning_topo._lightning import rank_zero_info
+from lightning_topo.callbacks._activation_figures import ActivationFigures, listed
+from lightning_topo.callbacks._charts import Charts, topology_charts
 from lightning_topo.callbacks._due import multiple_reached
 from lightning_topo.callbacks._figures import takes_figures
 from lightning_topo.callbacks._findings import gather, ours
@@ -20,12 +23,14 @@ from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
 from lightning_topo.callbacks._per_group import PerGroup, require_per_group
 from lightning_topo.callbacks._processes import hidden_neurons
+from lightning_topo.callbacks._run_length import is_last_batch
 from lightning_topo.callbacks._starts import Starts
 from lightning_topo.callbacks._state import count_or_none
-from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord
-from lightning_topo.callbacks._topology_cost import expected_seconds
+from lightning_topo.callbacks._topology import GroupTopology, PersistenceRecord, overall_metrics, topology_metrics
+from lightning_topo.callbacks._topology_admission import TopologyAdmission
 from lightning_topo.callbacks._topology_figures import TopologyFigures
 from lightning_topo.callbacks.log_keys import TOPOLOGY
+from lightning_topo.functional.betti import PAPER_SCALE
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.sharding import measured_model
 from lightning_topo.verdict import Findings, Verdict, verdict
@@ -36,21 +41,32 @@ if TYPE_CHECKING:
 # The neurons of the start are kept until there is time to measure them, up to this many numbers of all groups (256 MiB
 # in single precision).
 _MOST_KEPT = 2**26
+# Groups of fewer units, as attention heads, have no topology to speak of: they are measured where they are asked for.
+_FEWEST = 8
 
 
 class PersistenceMonitor(OptionedCallback):
-    """Measures the topology of the neurons: Betti numbers, persistence, and how far they are from the start.
+    """Measures the topology of the neurons, how far they are from the start, and how many are left.
 
     Betti numbers b0 (components), b1 (loops), b2 (voids) are those of the Vietoris-Rips complex of a group's neurons
     at ``scale`` times their diameter. Diagrams are taken of a farthest-point sample of the first measurement, the
     same neurons throughout, whose covering radius r is logged: a diagram of all neurons is within 2r.
 
+    How many neurons are left is seen in three ways: the distinct ones, when neurons closer than a tenth of the
+    neighbours' distance at the start count as one (``functional.distinct_neurons``); the share of dormant units, whose
+    activations differ from input to input by at most 0.025 of the layer's mean (``functional.dormant_share``); and the
+    effective rank of the activations (``functional.effective_rank``). The activations are those of the batch that was
+    just trained on, as the layer that reads the units receives them: at most 256 inputs and positions, of the first
+    process's batch. Where no such layer is called, or it is compiled, these two are left out, and that is said.
+
     Logged as ``topology/<group>/{betti_k, entropy_k, total_persistence_k, drift_k, certified_betti_k,
-    covering_radius, diameter}`` and ``topology/coverage``. With a TensorBoard logger, figures of the diagrams, the
-    barcode and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started)
-    are made of measurements 1, 2, 4, 8, ... and of the last. They wait until ``max_overhead`` allows them, and one that
-    still waits when the group's next is due gives way to it. At the end one group's are made in any case, and more
-    while the run has spent less than a second in all, or less than ``max_overhead`` allows.
+    covering_radius, diameter, distinct, dormant, effective_rank}`` for up to eight groups, and over all groups as
+    ``topology/{distinct_share, dormant, coverage}``. Figures of the diagrams, the barcode, the Betti numbers over all
+    scales and the neuron cloud (in the first principal plane of the start, coloured by where each neuron started) are
+    made of measurements 1, 2, 4, 8, ... and of the last, or, of more than eight groups, at the end of the one that has
+    moved farthest. They wait until ``max_overhead`` allows them, and one that still waits when the group's next is due
+    gives way to it. At the end one group's are made in any case, and more while the run has spent less than a second in
+    all, or less than ``max_overhead`` allows.
 
     Measured before the first update, after every n-th optimizer step (at the end of its batch, which may make several),
     and at the end of training. A measurement that is expected to take more than ``max_overhead`` allows is left out,
@@ -59,10 +75,12 @@ class PersistenceMonitor(OptionedCallback):
     that has grown), the groups are found again, and of neurons that are others now drift is counted anew.
 
     Args:
-        groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
+        groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found and
+            have at least 8 units.
         max_dim: Highest homology dimension of the diagrams. 2 takes seconds for 256 neurons.
         max_neurons: Size of the sample of which diagrams are computed.
-        scale: Share of the diameter at which Betti numbers are counted.
+        scale: Share of the diameter at which Betti numbers are counted. ``"auto"`` chooses it for each group at its
+            start: the middle of the longest bar (``functional.longest_bar_scale``).
         betti_max_dim: Highest homology dimension of the Betti numbers.
         betti_max_neurons: Largest number of neurons of which Betti numbers are computed; of larger groups a
             farthest-point sample is taken, and a sample need not have the Betti numbers of the whole.
@@ -72,7 +90,8 @@ class PersistenceMonitor(OptionedCallback):
         tolerance: Diagrams are not computed again while ½·log(upper/lower) of the sample since the last ones is at
             most this, for then they have moved by no more (in log scale, after rescaling). 0 always computes.
         figures: Whether to give figures to the loggers that take them: TensorBoard, Weights & Biases, MLflow, Comet,
-            and as files beside the metrics those that have a folder.
+            and as files beside the metrics those that have a folder. ``"3d"``: also the neuron clouds in space, to be
+            turned with the mouse, on TensorBoard's pages Mesh and Projector.
         per_group: Whether loggers get the figures of each group: ``True``, ``False``, or ``"auto"`` for up to eight
             groups. ``history`` and ``trainer.callback_metrics`` have them in any case.
 
@@ -90,19 +109,20 @@ class PersistenceMonitor(OptionedCallback):
     """
 
     name = "topology"
+    later_options = MappingProxyType({"per_group": "auto"})
 
     def __init__(
         self,
         groups: Groups = None,
         max_dim: int = 1,
         max_neurons: int = 256,
-        scale: float = 0.25,
+        scale: float | Literal["auto"] = PAPER_SCALE,
         betti_max_dim: int = 2,
         betti_max_neurons: int = 1024,
         every_n_train_steps: int = 50,
         max_overhead: float | None = 0.05,
         tolerance: float = 0.0,
-        figures: bool = True,
+        figures: bool | Literal["3d"] = True,
         per_group: PerGroup = "auto",
     ) -> None:
         self.groups = groups
@@ -112,10 +132,12 @@ class PersistenceMonitor(OptionedCallback):
         self.max_neurons = require_positive_int("max_neurons", max_neurons, at_least=2)
         self.betti_max_dim = require_positive_int("betti_max_dim", betti_max_dim, at_least=0)
         self.betti_max_neurons = require_positive_int("betti_max_neurons", betti_max_neurons, at_least=2)
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale is a share of the diameter, a number in (0, 1]; but got {scale!r}.")
+        if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
+            raise ValueError(f"scale is a share of the diameter, a number in (0, 1], or 'auto'; but got {scale!r}.")
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be a number of at least 0; but got {tolerance!r}.")
+        if figures not in (True, False, "3d"):
+            raise ValueError(f"figures must be True, False or '3d', but got {figures!r}.")
         self.scale, self.tolerance, self.figures = scale, tolerance, figures
         self.per_group = require_per_group(per_group)
         self.history: list[PersistenceRecord] = []
@@ -123,9 +145,12 @@ class PersistenceMonitor(OptionedCallback):
         self._fit = MonitoredFit(type(self).__name__, groups, self.max_overhead, self.per_group)
         self._announcer, self._budget = self._fit.announcer, self._fit.budget
         self._neurons: FoundGroups = self._fit.neurons
-        self._figures = TopologyFigures(self._budget, scale, self._announcer)
-        compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, scale, tolerance
+        self._figures = TopologyFigures(self._budget, self._announcer, in_space=figures == "3d")
+        fixed = None if scale == "auto" else scale
+        compared = max_neurons, max_dim, betti_max_neurons, betti_max_dim, fixed, tolerance
         self._topology = GroupTopology(*compared, Starts(self._announcer))
+        self._admission = TopologyAdmission(self._fit, betti_max_neurons)
+        self._activations = ActivationFigures(self._budget, self._announcer)
         self._measured_at: int | None = None
         self._companions: tuple[OptionedCallback, ...] = ()
         self._forget_fit()
@@ -136,6 +161,11 @@ class PersistenceMonitor(OptionedCallback):
         self._fit.forget()
         self._turns: list[NeuronGroup] = []
         self._kept: dict[str, tuple[int, Tensor]] = {}
+        self._activations.forget()
+        self._current: dict[str, PersistenceRecord] = {}
+        self._begun_at: int | None = None
+        self._begun_with = 0
+        self._global_step = 0
 
     @property
     def discovery_seconds(self) -> float:
@@ -180,28 +210,52 @@ class PersistenceMonitor(OptionedCallback):
             self._fit.start(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Find the groups, and take the first snapshots, unless a checkpoint brought them."""
+        """Find the groups, take the first snapshots, unless a checkpoint brought them, and listen to activations."""
+        if not self._neurons.ready:
+            self._find(trainer, pl_module, batch)
+        self.hear("on_train_batch_start", not self._neurons.ready)
+        if self._turns and self._fit.processes.lead:
+            due = self._begun_at is not None or self._due(trainer, 1)
+            self._activations.begin(trainer, batch_idx, due, self._fit.model, self._turns)
+
+    def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         found = self._fit.find(trainer, pl_module, batch)
         if not self._neurons.ready:
             return  # an empty batch
-        self.hear("on_train_batch_start", False)
         if found:
             self._begin(trainer, pl_module, found)
         self._fit.write_layout(trainer)
 
     def _begin(self, trainer: Any, pl_module: Any, found: Sequence[NeuronGroup]) -> None:
-        self._turns = list(found)
+        self._turns = self._large(found)
+        few = [group.name for group in found if group not in self._turns]
+        if few:
+            rank_zero_info(
+                trainer,
+                f"{type(self).__name__} leaves out groups of fewer than {_FEWEST} units ({listed(few)}); name them "
+                "in groups to have them measured.",
+            )
         with self._announcer.never_fatal():
-            sizes = {group.name: (self._pool_size(group), group.dimension(self._fit.model)) for group in found}
+            sizes = {
+                group.name: (self._admission.pool_size(group), group.dimension(self._fit.model))
+                for group in self._turns
+            }
             self._topology.starts.drop_unfit(sizes)
-        missing = self._fit.processes.agreed([group.name for group in found if group.name not in self._topology.starts])
-        if not missing:
+        missing = [group for group in self._turns if group.name not in self._topology.starts]
+        if not self._fit.processes.agreed(len(missing)):
             return
+        self._begun_at = logger_step(trainer)
         if self.max_overhead is None or self._fit.processes.several:
+            before = len(self.history)
             self._measure(trainer, pl_module)
+            self._begun_with = max(0, len(self.history) - before)
         else:
             with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
-                self._keep(logger_step(trainer), [group for group in found if group.name in missing])
+                self._keep(logger_step(trainer), missing)
+
+    def _large(self, found: Sequence[NeuronGroup]) -> list[NeuronGroup]:
+        """The groups to be measured: those asked for, otherwise those that are large enough."""
+        return [group for group in found if self.groups is not None or group.n_units(self._fit.model) >= _FEWEST]
 
     def _keep(self, step: int, groups: Sequence[NeuronGroup]) -> None:
         """Keep the neurons of the start, to be measured when there is time for it."""
@@ -213,27 +267,41 @@ class PersistenceMonitor(OptionedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure when a due number of optimizer steps is reached, and what is left of the start."""
-        if self._neurons.found:
-            if multiple_reached(self.every_n_train_steps, trainer.global_step, self._measured_at):
-                self._find_again(trainer, pl_module, batch)
-                self._measure(trainer, pl_module)
-            elif self._kept and self._fit.length is not None and self._fit.length.doubled():
-                self._measure_starts(trainer)
+        if not self._turns:
+            return
+        self._activations.end(trainer)
+        self._tell_activations_of_start(trainer)
+        if self._due(trainer):
+            self._find_again(trainer, pl_module, batch)
+            self._measure(trainer, pl_module)
+        elif self._kept and self._fit.length is not None and self._fit.length.doubled():
+            self._measure_starts(trainer)
+        self._begun_at, self._begun_with = None, 0
+        self._activations.drop()
+        ahead = max(1, trainer.global_step - self._global_step)  # a batch may make several steps
+        self._global_step = trainer.global_step
+        at_end = is_last_batch(trainer, batch_idx + 1) or trainer.is_last_batch  # of this epoch
+        self.hear("on_train_batch_start", self._fit.processes.lead and (at_end or self._due(trainer, ahead)))
+
+    def _due(self, trainer: Any, ahead: int = 0) -> bool:
+        """Whether a measurement is due, now or so many optimizer steps ahead."""
+        return multiple_reached(self.every_n_train_steps, trainer.global_step + ahead, self._measured_at)
 
     def _find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
         if self._neurons.changed(trainer.optimizers):
             self._fit.find_again(trainer, pl_module, batch)
-            names = [group.name for group in self._neurons.found]
-            self._turns = list(self._neurons.found)
+            self._turns, self._current = self._large(self._neurons.found), {}
+            names = [group.name for group in self._turns]
             self._kept = {name: kept for name, kept in self._kept.items() if name in names}
+            self._activations.forget()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what training ended with."""
-        if self._neurons.found:
+        if self._turns:
             self._find_again(trainer, pl_module, None)
             self._measure(trainer, pl_module)
-            self._figures.draw_last(trainer)
+            self._figures.draw_last(trainer, each=self._fit.shows_groups)
             if self._fit.processes.lead and self._budget.left_all_out:
                 self._announcer.warn_once(
                     "PersistenceMonitor measured nothing in this fit: a measurement takes longer than "
@@ -242,16 +310,18 @@ class PersistenceMonitor(OptionedCallback):
                 )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Draw the figures that have waited."""
-        self._figures.draw_last(trainer, latest=False)
+        """Draw the figures that have waited, and leave the layers as they were."""
+        self._activations.forget()
+        self._figures.draw_last(trainer, latest=False, each=self._fit.shows_groups)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
         self._forget_fit()
 
-    def charts(self) -> dict[str, list[str]]:
+    def charts(self) -> Charts:
         """TensorBoard charts: title and the tags drawn together."""
-        return topology_charts(self._fit.shown_groups, self.history)
+        shown = [group for group in self._fit.shown_groups if group in self._turns]
+        return topology_charts(shown, self._fit.of_run(self.history))
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
@@ -267,33 +337,6 @@ class PersistenceMonitor(OptionedCallback):
 
         return plot_neurons_left(self._fit.of_run(self.history), ax, show)
 
-    def _pool_size(self, group: NeuronGroup) -> int:
-        pool = self._pool(group)
-        return group.n_units(self._fit.model) if pool is None else len(pool)
-
-    def _pool(self, group: NeuronGroup) -> Tensor | None:
-        """The neurons to choose from, None for all: where they lie on several processes, a part is gathered."""
-        n = group.n_units(self._fit.model)
-        if not self._fit.processes.sharded or n <= self.betti_max_neurons:
-            return None
-        return torch.randperm(n, generator=torch.Generator().manual_seed(0))[: self.betti_max_neurons]
-
-    def _admits(self, group: NeuronGroup) -> bool:
-        return self._fit.admission.admits(group.name, *self._prospect(group))
-
-    def _affords(self, group: NeuronGroup) -> bool:
-        return self._budget.affords(group.name, *self._prospect(group))
-
-    def _prospect(self, group: NeuronGroup) -> tuple[float, float]:
-        """What the group's first measurement will cost, and the training time of the run, both in seconds."""
-        guess = run_time = 0.0
-        if self.max_overhead is not None and self._fit.processes.lead and not self._budget.knows(group.name):
-            with self._announcer.never_fatal():
-                n, dimension = self._pool_size(group), group.dimension(self._fit.model)
-                guess = expected_seconds(n, dimension, self.betti_max_neurons)
-                run_time = self._fit.run_seconds()
-        return guess, run_time
-
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure the groups that there is time for; every process enters."""
         if self._measured_at == trainer.global_step:
@@ -302,12 +345,12 @@ class PersistenceMonitor(OptionedCallback):
         metrics: dict[str, float] = {}
         self._fit.model, admitted = measured_model(trainer, pl_module), False
         for group in list(self._turns):
-            if group.name not in self._kept and self._admits(group):
+            if group.name not in self._kept and self._admission.admits(group):
                 admitted = True
                 self._turns.append(self._turns.pop(self._turns.index(group)))
                 with self._announcer.never_fatal(), self._budget.spending(pl_module.device):
                     if self._fit.processes.read:
-                        points = group.points(self._fit.model, self._pool(group))
+                        points = group.points(self._fit.model, self._admission.pool(group))
                         if self._fit.processes.lead:
                             metrics |= self._measure_group(group, trainer, points, logger_step(trainer))
         self._measured_at = trainer.global_step
@@ -317,20 +360,34 @@ class PersistenceMonitor(OptionedCallback):
 
     def _measure_starts(self, trainer: Any) -> None:
         """Measure the neurons of the start that were kept, those that there is time for by now."""
-        for group in self._neurons.found:
-            if group.name in self._kept and self._affords(group) and self._admits(group):
+        for group in list(self._turns):
+            if group.name in self._kept and self._admission.affords(group) and self._admission.admits(group):
                 step, points = self._kept.pop(group.name)
                 metrics: dict[str, float] = {}
                 with self._announcer.never_fatal(), self._budget.spending(points.device):
-                    metrics = self._measure_group(group, trainer, points, step)
+                    metrics = self._measure_group(group, trainer, points, step, now=self._begun_at is not None)
                 self._write(trainer, metrics, step)
 
     def _write(self, trainer: Any, metrics: dict[str, float], step: int) -> None:
         with self._budget.spending():
-            coverage = {TOPOLOGY.coverage: self._budget.coverage} if metrics else {}
-            self._fit.write(trainer, metrics | coverage, step)
+            over_all = {TOPOLOGY.coverage: self._budget.coverage, **overall_metrics(self._current.values())}
+            self._fit.write(trainer, metrics | (over_all if metrics else {}), step)
 
-    def _measure_group(self, group: NeuronGroup, trainer: Any, points: Tensor, step: int) -> dict[str, float]:
+    def _tell_activations_of_start(self, trainer: Any) -> None:
+        """The activations of the first batch are those of the start, which was measured before it."""
+        if self._begun_at is None:
+            return
+        metrics: dict[str, float] = {}
+        for index in range(len(self.history) - self._begun_with, len(self.history)):
+            record = self.history[index]
+            figures = self._activations.of(record.group)
+            self.history[index] = replace(record, **figures)
+            metrics |= {TOPOLOGY.of_group(record.group, name): value for name, value in figures.items()}
+        self._write(trainer, metrics, self._begun_at)
+
+    def _measure_group(
+        self, group: NeuronGroup, trainer: Any, points: Tensor, step: int, now: bool = True
+    ) -> dict[str, float]:
         if not bool(points.isfinite().all()):
             self._announcer.warn_once(
                 f"Neurons of {group.name} are NaN or infinite at step {step}: the run has diverged there. "
@@ -339,20 +396,12 @@ class PersistenceMonitor(OptionedCallback):
             )
             return {}
         record, snapshot, start = self._topology.measure(group.name, points, step)
+        record = replace(record, **(self._activations.of(group.name) if now else {}))
+        self._current[group.name] = record
         charts = self.charts()
         remember(self.history, [record])
         if self.charts() != charts:
             self._fit.write_layout(trainer)
         if self.figures and takes_figures(trainer):
-            self._figures.add(group.name, step, snapshot, start.snapshot.points, start.n_measured)
-        return _metrics(record)
-
-
-def _metrics(record: PersistenceRecord) -> dict[str, float]:
-    metrics: dict[str, float] = {
-        TOPOLOGY.of_group(record.group, name): getattr(record, name) for name in TOPOLOGY.group
-    }
-    for name in TOPOLOGY.dimension:
-        values: Sequence[float] = getattr(record, name)
-        metrics |= {TOPOLOGY.of_dimension(record.group, name, k): value for k, value in enumerate(values)}
-    return metrics
+            self._figures.add(record, snapshot, start, each=self._fit.shows_groups)
+        return topology_metrics(record)

@@ -35,7 +35,7 @@ from lightning_topo.control import (
 class TopologicalRateControl(ReleasingCallback):
     r"""Sets the learning rate of each update to a share of the critical one, with nothing to tune.
 
-    .. math:: \eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)
+    $$\eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)$$
 
     K = κ/η is the smoothness that the last updates showed, whose inverse is the critical learning rate η*; T its
     memory, which rises with K at once and fades with ``half_life`` (``RateRule``); b are the parameter groups' own

@@ -24,12 +24,14 @@ from lightning_topo.callbacks._state import SavedState, count, count_or_none, fi
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks._unseen_passes import UnseenPasses
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS
-from lightning_topo.functional.sharpness import largest_eigenvalue
+from lightning_topo.functional.leading_eigenpair import leading_eigenpair
 from lightning_topo.sharding import shards_parameters
 
 _METHODS = ("auto", "critical", "hessian")
 _MAX_ITER = 40
 _TOLERANCE = 1e-2
+# Each tenth search of λmax starts anew.
+_ANEW = 10
 # One measurement of λmax took as long as 50 to 60 forward passes of a convolutional net and of a transformer; one of
 # η_c takes five or six, the first of a run up to so many.
 _HESSIAN_PASSES, _CRITICAL_PASSES = 60, 12
@@ -42,7 +44,7 @@ class SharpnessMonitor(OptionedCallback):
 
     ``critical`` measures the critical learning rate of the loss along the update that was just made,
 
-    .. math:: \eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},
+    $$\eta_c = \eta \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \},$$
 
     by an exponential and then a binary search of forward passes (arXiv 2601.16979). L is the loss of the batch, or with
     accumulation of the batches, from which the update came. The passes draw the same random numbers from the same
@@ -118,6 +120,8 @@ class SharpnessMonitor(OptionedCallback):
         self._wants_critical = self.method != "hessian"
         self._wants_hessian = self.method != "critical"
         self._tried = self._admitted = self._unmoved = False
+        self._direction: Tensor | None = None
+        self._searches = 0
         self._probe.forget()
         self._unseen.forget()
 
@@ -172,6 +176,7 @@ class SharpnessMonitor(OptionedCallback):
         self._budget.start()
         self.ready = True
         self._trainer, self._batches = trainer, batches_left(trainer)
+        self._due_at = time.perf_counter()
         if self.active:
             self._writer.publish_last(trainer)
         if self._processes.lead:
@@ -247,13 +252,14 @@ class SharpnessMonitor(OptionedCallback):
             with self._budget.spending(pl_module.device):
                 metrics = self._of_hessian(trainer, pl_module, loss)
         with self._budget.spending():
+            self._wants_hessian = self._processes.agreed(self._wants_hessian)
             self._log(trainer, metrics)
 
     def _of_hessian(self, trainer: Any, pl_module: Any, loss: Tensor) -> dict[str, float]:
         with self._announcer.never_fatal():
             try:
                 with self._unseen.made(pl_module):
-                    value = _sharpness(loss, pl_module) / _loss_scale(trainer, pl_module)
+                    value = self._lambda_max(loss, pl_module) / _loss_scale(trainer, pl_module)
                 return {"lambda_max": value, "inverse": 1 / value if value else math.inf}
             except Exception as error:
                 if self.method == "hessian":
@@ -265,6 +271,20 @@ class SharpnessMonitor(OptionedCallback):
                     f"eigenvalue of its Hessian ({type(error).__name__}: {error}).",
                 )
         return {}
+
+    def _lambda_max(self, loss: Tensor, pl_module: Any) -> float:
+        """From the last eigenvector, where there is one of these parameters; now and then anew.
+
+        A direction that another has overtaken would be followed for long otherwise.
+        """
+        size = sum(parameter.numel() for parameter in dict.fromkeys(pl_module.parameters()) if parameter.requires_grad)
+        start = self._direction if self._searches % _ANEW else None
+        if start is not None and (len(start) != size or not start.isfinite().all()):
+            start = None
+        # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
+        found = leading_eigenpair(loss, pl_module.parameters(), start=start, max_iter=_MAX_ITER, tolerance=_TOLERANCE)
+        self._direction, self._searches = found.vector.cpu(), self._searches + 1
+        return found.value
 
     def _log(self, trainer: Any, values: dict[str, float]) -> None:
         """Remember and write what was measured at a step; every process enters."""
@@ -314,11 +334,6 @@ class SharpnessMonitor(OptionedCallback):
 
 
 _CRITICAL = "measure the critical rate of the loss"
-
-
-def _sharpness(loss: Tensor, module: Any) -> float:
-    # A value within a few per cent is enough for a curve, and one that falls short is a lower bound.
-    return largest_eigenvalue(loss, module.parameters(), _MAX_ITER, _TOLERANCE).value
 
 
 def _loss_scale(trainer: Any, pl_module: Any) -> float:

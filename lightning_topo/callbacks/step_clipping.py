@@ -69,7 +69,7 @@ class TopologicalStepClipping(ReleasingCallback):
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
     over all pairs of neurons of every group. A parameter p of groups G(p), of which one is above the bound b, becomes
 
-    .. math:: \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} b / \kappa_g
+    $$\theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} b / \kappa_g$$
 
     which keeps the bound for every group, and leaves the rest of the network alone; parameters in no group go with the
     smallest s of all. So no update merges two neurons (arXiv 2510.02670, section 3), and rates far above η* train where

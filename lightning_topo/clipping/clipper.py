@@ -52,15 +52,17 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between :meth:`before` and :meth:`after` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
+    Between ``before`` and ``after`` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
     factor f_g, and a parameter p becomes, with the smallest factor of the groups G(p) that it is a member of,
 
-    .. math:: \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
-              f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
+    $$
+    \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
+    f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
+    $$
 
     so that no group's criticality is above b, for each part of |u_i - u_j|² has shrunk by f_g² at least. Parameters in
     no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full learning rate
-    and goes down with it (:class:`FollowedBound`). Where the rounding of the parameters could lift κ above the bound,
+    and goes down with it (``FollowedBound``). Where the rounding of the parameters could lift κ above the bound,
     it is measured again, and the update scaled further if it did. The optimizer's running means of gradients (momentum,
     Adam's first moment) are scaled like the parameter's update: they would go on asking for the rest; those of
     optimizers that it wraps are found, whatever their names. All neurons count that rounding can tell apart (see

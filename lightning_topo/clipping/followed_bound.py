@@ -13,7 +13,7 @@ _LEAST = 1e-4
 class FollowedBound:
     r"""The share of its full learning rate at which an optimizer makes its next update.
 
-    .. math:: s_t = \max_g \frac{\eta_g(t)}{\max_{t' \le t} \eta_g(t')}
+    $$s_t = \max_g \frac{\eta_g(t)}{\max_{t' \le t} \eta_g(t')}$$
 
     over its parameter groups g. An update far above its bound is scaled to the bound whatever its rate was: with a
     bound that stands still, a schedule that lowers the rate would not be felt, and the run would end at its full pace.

@@ -30,18 +30,18 @@ class RateController:
 
     With the rule's rate η, the full rates b of the parameter groups and the schedule's shape s, group g steps at
 
-    .. math:: \eta_g(t) = \eta(t) \, \frac{b_g}{\max b} \, s_g(t)
+    $$\eta_g(t) = \eta(t) \, \frac{b_g}{\max b} \, s_g(t)$$
 
     Over a window of updates
 
-    .. math:: K = \sqrt{\textstyle\sum_g \kappa_g^2} \Big/ \sum_t \eta(t)\, s(t)
+    $$K = \sqrt{\textstyle\sum_g \kappa_g^2} \Big/ \sum_t \eta(t)\, s(t)$$
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
     it changed most. All groups count: many layers that each move a little move the network as far as one that moves
     much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
     fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
     target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
-    :math:`\sqrt{1 - \alpha^t}`, which is Adam's correction.
+    $\sqrt{1 - \alpha^t}$, which is Adam's correction.
 
     A measurement is known one update later on an accelerator, and at once on the CPU; which one it is depends on the
     device alone, so that runs can be repeated.
@@ -264,7 +264,7 @@ class RateController:
 
 
 class _Correction:
-    r"""What makes up for a mean square that starts at zero: :math:`\sqrt{1 - \alpha^t}` for RMSprop, else 1."""
+    r"""What makes up for a mean square that starts at zero: $\sqrt{1 - \alpha^t}$ for RMSprop, else 1."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer if isinstance(optimizer, RMSprop) else None

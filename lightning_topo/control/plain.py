@@ -31,7 +31,7 @@ def topological_rate_control(
 ) -> Iterator[RateController]:
     r"""While the block runs, make every ``optimizer.step()`` at a share of the critical learning rate of the moment.
 
-    .. math:: \eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)
+    $$\eta_g(t) = \frac{\text{share}}{T} \, \frac{b_g}{\max b} \, s_g(t)$$
 
     with the memory T of the smoothness K = κ/η of the updates so far (``RateRule``), the parameter groups' own rates b,
     whose ratio is kept, and the schedule's shape s. The rates are put back after each step. ``TopologicalRateControl``

@@ -27,10 +27,9 @@ class RateState:
 class RateRule:
     r"""A share of the critical learning rate η* = 1/K, which falls at once with it and recovers slowly.
 
-    With K of a window of updates, smoothed to :math:`\bar K \leftarrow \sqrt{\bar K K}`,
+    With K of a window of updates, smoothed to $\bar K \leftarrow \sqrt{\bar K K}$,
 
-    .. math::
-        T \leftarrow \max(\bar K,\; 2^{-m/h}\, T), \qquad \eta = \text{share} / T
+    $$T \leftarrow \max(\bar K,\; 2^{-m/h}\, T), \qquad \eta = \text{share} / T$$
 
     m updates after the last window. Weights grow in training, and distances between neurons with them; without the
     memory T the rate would grow with both, without end.

@@ -37,13 +37,13 @@ class Schedule:
         """The schedule that is asked for.
 
         Args:
-            name: As in :func:`schedule_shape`, or ``"auto"``: the optimizer's own where it is ``scheduled``, else the
+            name: As in ``schedule_shape``, or ``"auto"``: the optimizer's own where it is ``scheduled``, else the
                 cosine, or a constant rate where the number of updates is not known.
             total_updates: Number of updates of the run; infinite where it is not known.
             scheduled: Whether a scheduler changes the optimizer's rates.
 
         Raises:
-            ValueError: As in :func:`schedule_shape`.
+            ValueError: As in ``schedule_shape``.
         """
         if name == "auto" and scheduled:
             return cls("own", SHARE, None)
@@ -56,8 +56,10 @@ class Schedule:
 def schedule_shape(name: str, total_updates: float) -> Shape:
     r"""The shape of a schedule over a run of N updates.
 
-    .. math:: s(t) = \min\left(1, \frac{t + 1}{0.1 N}\right) \cdot d(t), \qquad
-        d(t) = \tfrac12 (1 + \cos \tfrac{\pi t}{N}) \;\text{or}\; 1 - \tfrac{t}{N}
+    $$
+    s(t) = \min\left(1, \frac{t + 1}{0.1 N}\right) \cdot d(t), \qquad
+    d(t) = \tfrac12 (1 + \cos \tfrac{\pi t}{N}) \;\text{or}\; 1 - \tfrac{t}{N}
+    $$
 
     Args:
         name: ``"cosine"`` or ``"linear"``, both after a warm-up over a tenth of the run; ``"constant"`` is 1 always.

@@ -46,12 +46,12 @@ class DeferredSignals:
 
     A handler may look at the run, as Lightning's for a SLURM requeue does, which saves a checkpoint: it has to find the
     run as it was before the search. Only Ctrl-C gets through at once, as a KeyboardInterrupt, and only while
-    :meth:`let_through` runs; from there on everything waits. Outside the main thread Python runs no handlers, and
+    ``let_through`` runs; from there on everything waits. Outside the main thread Python runs no handlers, and
     nothing is deferred.
 
     Args:
         within: Whether the handlers may be called where a search answers to signals, between two trials. Otherwise the
-            search is left by a :class:`SearchCutShortError`, and the handlers are called after :meth:`during`.
+            search is left by a ``SearchCutShortError``, and the handlers are called after ``during``.
     """
 
     def __init__(self, within: bool) -> None:

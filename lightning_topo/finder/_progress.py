@@ -33,3 +33,8 @@ class SearchProgress:
         below = f"{state.held:.3g}" if state.held else "?"
         self._bar.n = len(state.trials)
         self._bar.set_postfix_str(f"held {below}, broke {above}, trying {state.next_lr:.3g}")
+
+    def trying_share(self, lr: float, trials: int) -> None:
+        """Show which share of the critical rate is tried next, after so many trials."""
+        self._bar.n = trials
+        self._bar.set_postfix_str(f"losses at {lr:.3g}")

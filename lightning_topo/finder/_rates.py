@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,14 +46,23 @@ class BaseRates:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         return cls(trainer.optimizers, schedulers, None if attribute is None else float(attribute.get()))
 
-    def hold(self, optimizer: Optimizer, lr: float) -> None:
-        """Let the next step of ``optimizer`` use the base rate ``lr``, whatever the schedule says.
+    def of(self, optimizer: Optimizer) -> list[float]:
+        """The base rates of an optimizer's parameter groups."""
+        return self._rates[id(optimizer)]
+
+    def hold(self, optimizer: Optimizer, lr: float, factors: Sequence[float] | None = None) -> None:
+        """Let the next step of ``optimizer`` be made at the base rate ``lr``, whatever its schedulers say.
 
         What the training code had set at its first step is noted in ``first_seen``.
+
+        Args:
+            optimizer: The optimizer.
+            lr: The base rate, in units of the model's own.
+            factors: Those by which a schedule multiplies it, one a parameter group; default 1.
         """
         self.first_seen.setdefault(id(optimizer), [float(group["lr"]) for group in optimizer.param_groups])
-        for group, base in zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True):
-            _set(group, "lr", lr * (base / self.base_lr))
+        for i, (group, base) in enumerate(zip(optimizer.param_groups, self._rates[id(optimizer)], strict=True)):
+            _set(group, "lr", lr * (base / self.base_lr) * (1.0 if factors is None else factors[i]))
 
     def move_to(self, lr: float) -> None:
         """Make ``lr`` the base rate from here on, for all groups and schedulers, each at its present phase."""
@@ -61,8 +70,7 @@ class BaseRates:
             change()
 
     def changes(self, lr: float) -> list[Callable[[], None]]:
-        """What :meth:`move_to` does, in steps that may be repeated."""
-        factor = lr / self.base_lr
+        """What ``move_to`` does, in steps that may be repeated."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         entries = [(group, key) for group in groups for key in (_GROUP_KEYS if "initial_lr" in group else ("lr",))]
         entries = [(group, key) for group, key in entries if group.get(key) is not None]
@@ -72,11 +80,11 @@ class BaseRates:
         shared = {id(rates): rates for rates in lists if isinstance(rates, list)}.values()
         return [
             *(
-                partial(_set, group, key, float(group[key]) * factor)
+                partial(_set, group, key, lr * (float(group[key]) / self.base_lr))
                 for group, key in entries
                 if group.get(key) is not None
             ),
-            *(partial(_replace, rates, [rate * factor for rate in rates]) for rates in shared),
+            *(partial(_replace, rates, [lr * (rate / self.base_lr) for rate in rates]) for rates in shared),
         ]
 
 

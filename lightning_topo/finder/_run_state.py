@@ -21,10 +21,10 @@ _LEFT_ALONE = ("_SubprocessScriptLauncher",)
 
 
 class RunState:
-    """The state of a training run, to which :meth:`restore` returns.
+    """The state of a training run, to which ``restore`` returns.
 
     Tensors of the module are copied and written back in place. Optimizer state and plain attributes of the module are
-    never touched at all: :meth:`branch` lets a trial work on copies of them, and :meth:`restore` puts the originals
+    never touched at all: ``branch`` lets a trial work on copies of them, and ``restore`` puts the originals
     back, with their identity. Lightning's own objects (trainer, loops, progress, connectors, strategy, plugins) get
     their attributes and the contents of their containers back. So do the data: loaders, samplers, data sets and what
     they hold. The global random state and the random generators that can be reached from the module, its data and the

@@ -11,13 +11,14 @@ from torch.optim import Optimizer
 
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
+from lightning_topo.updates.bound_watch import differences
 
 
 class TrialMeter:
     """Tells of each update of an optimizer whether it is one-to-one on the neurons of every group.
 
     Whether κ >= 1 is exact. κ itself is that of all neurons of small groups, of others a lower bound: the largest over
-    the pairs that were evaluated. One copy from the device an update, for all groups.
+    the pairs that were evaluated, 0 where it is certainly below 1. Few numbers are read an update, for all groups.
 
     Args:
         optimizer: The optimizer.
@@ -39,24 +40,29 @@ class TrialMeter:
 
     def before(self) -> None:
         """Keep the parameters; to be called before the step."""
-        self._bounds.begin()
+        self._bounds.begin(self._moved)
 
     @torch.no_grad()
     def after(self) -> tuple[float, str | None]:
         """The largest κ and its group; ``inf`` when a parameter is not finite. To be called after the step."""
-        torch._foreach_copy_(self._moved, self._parameters)
-        torch._foreach_sub_(self._moved, self._before.copies)
-        largest = torch.stack(torch._foreach_norm(self._moved, math.inf))
-        if not self._names:
-            return (0.0 if bool(largest.isfinite().all()) else math.inf), None
-        numbers = [self._bounds.reach(self._moved), self._bounds.of_fastest(), largest]
-        first, second, _ = (len(number) for number in numbers)
-        values = torch.cat([number.to(numbers[1]) for number in numbers]).tolist()
-        if not all(map(math.isfinite, values[first + second :])):
+        differences(self._moved, self._parameters, self._before.copies)
+        norms = [norm.to(self._moved[0].device) for norm in self._bounds.norms(self._moved)]
+        read = torch.stack(norms).tolist()
+        if not self._finite(read[-len(self._moved) :]):
             return math.inf, None
-        kappas = values[first : first + second]
+        if not self._names:
+            return 0.0, None
+        certain = self._bounds.look(self._moved, self._bounds.certain(read))
+        reach = self._bounds.reach(self._moved, certain)
+        fastest = self._bounds.of_fastest()
+        values = torch.cat([reach.to(fastest), fastest]).tolist()
+        reach_of, kappas = values[: len(reach)], values[len(reach) :]
         if max(kappas) < 1:
-            near = self._bounds.criticalities(values[:first], enough=1.0)
+            near = self._bounds.criticalities(reach_of, enough=1.0)
             kappas = [max(kappa, 0.0 if math.isnan(one) else one) for kappa, one in zip(kappas, near, strict=True)]
         worst = max(kappas)
         return worst, self._names[kappas.index(worst)]
+
+    def _finite(self, norms: Sequence[float]) -> bool:
+        """Whether every parameter is finite, given the norms of their displacements, whose squares may overflow."""
+        return all(map(math.isfinite, norms)) or all(bool(moved.isfinite().all()) for moved in self._moved)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
-
-from lightning_topo._lightning import Callback
 from lightning_topo.finder._batches import BatchStream
 from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import isolate_trial
 from lightning_topo.finder._rates import BaseRates
 from lightning_topo.finder._run_state import RunState
 from lightning_topo.finder._trial_meter import TrialMeter
+from lightning_topo.finder._trial_watch import TrialWatch, largest_anywhere
 from lightning_topo.finder.result import Trial
+from lightning_topo.finder.schedule import Factors, Schedule
 from lightning_topo.neurons import NeuronGroup
+
+Value = TypeVar("Value")
 
 # A gradient scaler may skip the first updates; a model that never steps is an error.
 _MAX_BATCHES_WITHOUT_STEP = 100
+
+
+@dataclass(frozen=True)
+class Course:
+    """What was heard in a short trial.
+
+    Attributes:
+        losses: The loss of each batch.
+        steps: Optimizer steps made.
+        several: Whether a step has returned more than one loss.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+    several: bool
 
 
 class TrialRunner:
@@ -36,6 +50,7 @@ class TrialRunner:
         module: Its LightningModule.
         groups: The neuron groups to watch.
         rates: Base rates of the run's optimizers.
+        schedules: By ``id`` of an optimizer, the schedule that its rates follow.
         hold_steps: Optimizer steps for which a rate has to hold.
         orders: Batch orders in which it has to hold.
         run_state: The state to put back after each trial.
@@ -48,6 +63,7 @@ class TrialRunner:
         module: Any,
         groups: Sequence[NeuronGroup],
         rates: BaseRates,
+        schedules: Mapping[int, Schedule],
         hold_steps: int,
         orders: int,
         run_state: RunState,
@@ -55,6 +71,8 @@ class TrialRunner:
     ) -> None:
         self._trainer, self._rates, self._hold_steps = trainer, rates, hold_steps
         self._meters = {id(optimizer): TrialMeter(optimizer, module, groups) for optimizer in trainer.optimizers}
+        self._schedules = schedules
+        self._followed = {key: schedule.followed(hold_steps) for key, schedule in schedules.items()}
         self._run_state, self._signals = run_state, signals
         self._streams = [BatchStream(trainer, order, run_state.sources) for order in range(orders)]
 
@@ -80,26 +98,64 @@ class TrialRunner:
         steps = sum(trial.steps for trial in trials)
         return Trial(lr, worst.held, worst.broke_at_step, worst.max_criticality, losses, worst.group, steps)
 
-    def _hold(self, lr: float, stream: BatchStream) -> Trial | None:
-        def hold() -> Trial | None:
-            self._run_state.branch()
-            watch = _Watch(self._trainer, self._meters, self._rates, lr)
-            isolate_trial(self._trainer, watch)
+    def course(
+        self, lr: float, steps: int, most_warm_up: float, enough: Callable[[Sequence[float]], bool]
+    ) -> Course | None:
+        """The losses of a short trial, which measures nothing, at the peak of the schedule as soon as that is reached.
+
+        Args:
+            lr: The base learning rate.
+            steps: Optimizer steps.
+            most_warm_up: Share of them that a warm-up may take.
+            enough: Whether the losses so far tell enough; asked after each batch.
+
+        Returns:
+            What was heard, or None where a signal cut it short.
+        """
+        followed = {key: one.followed(steps, most_warm_up, plateau=True) for key, one in self._schedules.items()}
+
+        def work() -> Course | None:
+            watch = self._watch(lr, followed, {})
             with watch.hooks():
-                return watch.trial() if self._run(watch, stream) else None
+                ended = self._run(watch, self._streams[0], steps, lambda: enough(watch.losses))
+            return Course(tuple(watch.losses), watch.steps, watch.several) if ended else None
 
-        return surely(hold, self._run_state.restore)
+        return self._leaving_no_trace(work)
 
-    def _run(self, watch: _Watch, stream: BatchStream) -> bool:
-        """Run batches until the rate has broken or held; False where a signal cut it short."""
+    def _hold(self, lr: float, stream: BatchStream) -> Trial | None:
+        def work() -> Trial | None:
+            watch = self._watch(lr, self._followed, self._meters)
+            with watch.hooks():
+                return watch.trial() if self._run(watch, stream, self._hold_steps) else None
+
+        return self._leaving_no_trace(work)
+
+    def _leaving_no_trace(self, work: Callable[[], Value]) -> Value:
+        def branched() -> Value:
+            self._run_state.branch()
+            return work()
+
+        return surely(branched, self._run_state.restore)
+
+    def _watch(
+        self, lr: float, followed: Mapping[int, Sequence[Factors]], meters: Mapping[int, TrialMeter]
+    ) -> TrialWatch:
+        watch = TrialWatch(self._trainer, self._rates, lr, followed, meters)
+        isolate_trial(self._trainer, watch)
+        return watch
+
+    def _run(
+        self, watch: TrialWatch, stream: BatchStream, steps: int, enough: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Run batches until the rate has broken or the steps are made; False where a signal cut it short."""
         loop = self._trainer.fit_loop.epoch_loop
         fetcher = _Fetcher(stream)
-        while watch.steps < self._hold_steps and not watch.broken:
+        while watch.steps < steps and not watch.broken and not enough():
             if fetcher.done:
                 loop.batch_progress.reset_on_run()
             with suppress(StopIteration):  # the module's on_train_batch_start may ask to skip the rest of an epoch
                 self._signals.let_through(loop.advance, fetcher)
-            if _largest_anywhere(self._trainer.strategy, float(bool(self._signals.pending))):
+            if largest_anywhere(self._trainer.strategy, float(bool(self._signals.pending))):
                 return False
             if watch.steps == 0 and fetcher.index > _MAX_BATCHES_WITHOUT_STEP * self._trainer.accumulate_grad_batches:
                 raise RuntimeError(_no_step(fetcher.index, self._run_state.moved()))
@@ -132,99 +188,3 @@ class _Fetcher:
         batch, batch_idx, dataloader_idx, self.done = self._stream[self.index]
         self.index += 1
         return batch, batch_idx, dataloader_idx
-
-
-class _Watch(Callback):
-    """Sets the rate before each update, and measures its criticality after it; a callback that hears the losses."""
-
-    def __init__(
-        self,
-        trainer: Any,
-        meters: Mapping[int, TrialMeter],
-        rates: BaseRates,
-        lr: float,
-    ) -> None:
-        self._trainer, self._meters, self._rates, self._lr = trainer, meters, rates, lr
-        self._counts = dict.fromkeys(meters, 0)
-        self._steps_before_batch = 0
-        self._losses = list[float]()
-        self._kappa, self._group, self._broke_at = 0.0, None, None  # type: float, str | None, int | None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps so far; where several optimizers take turns, those of the busiest."""
-        return max(self._counts.values())
-
-    @property
-    def broken(self) -> bool:
-        """Whether an update was not one-to-one, or something is no longer finite."""
-        return self._broke_at is not None
-
-    def trial(self) -> Trial:
-        """What was seen."""
-        return Trial(
-            self._lr, not self.broken, self._broke_at, self._kappa, tuple(self._losses), self._group, self.steps
-        )
-
-    @contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Listen to the updates of all optimizers."""
-        handles = [o.register_step_pre_hook(self._before_step) for o in self._trainer.optimizers]
-        handles += [o.register_step_post_hook(self._after_step) for o in self._trainer.optimizers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Record the loss, the mean over all processes; end the trial where it is not finite."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and loss.numel():
-            # A step of manual optimization may return several losses: their mean is what is told of them.
-            value = float(trainer.strategy.reduce(loss.detach().float().mean(), reduce_op="mean"))
-            self._losses.append(value)
-            if not math.isfinite(value):
-                self._diverged(value)
-        self._steps_before_batch = self.steps
-        self._require_same_optimizers()
-
-    def _require_same_optimizers(self) -> None:
-        if {id(optimizer) for optimizer in self._trainer.optimizers} != self._meters.keys():
-            raise RuntimeError(
-                "expected the Trainer to keep its optimizers during a trial of a learning rate, but the training step "
-                "or a hook of the module replaced them, and the search cannot hold the rates of the new ones; replace "
-                "them in a callback, which trials do not call, or train without the finder"
-            )
-
-    def _diverged(self, loss: float) -> None:
-        if self._steps_before_batch == 0:
-            raise ValueError(
-                f"expected a finite training loss before the first update, got {loss}; no learning rate can help, "
-                "check the model's initialisation and its data"
-            )
-        self._break(math.inf, None)
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._rates.hold(optimizer, self._lr)
-        self._meters[id(optimizer)].before()
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self.broken:
-            worst, name = self._meters[id(optimizer)].after()
-            worst = _largest_anywhere(self._trainer.strategy, worst)
-            if worst >= 1:
-                self._break(worst, name)
-            elif worst > self._kappa:
-                self._kappa, self._group = worst, name
-        self._counts[id(optimizer)] += 1
-
-    def _break(self, kappa: float, group: str | None) -> None:
-        if not self.broken:
-            self._broke_at, self._kappa, self._group = self.steps, kappa, group
-
-
-def _largest_anywhere(strategy: Any, value: float) -> float:
-    """The largest value over all processes, so that all take the same decisions."""
-    tensor = torch.tensor(value, device=strategy.root_device)
-    return float(strategy.reduce(tensor, reduce_op="max"))

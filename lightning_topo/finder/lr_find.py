@@ -31,7 +31,7 @@ def topological_lr_find(
     suggestion is set on the model (unless ``update_attr=False``), for its ``configure_optimizers`` to use. No callback,
     logger or validation sees any of it, and nothing is written.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ at each of the first updates at base rate } \eta\}$$
 
     Args:
         trainer: A Trainer, fresh or after a fit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,9 @@ from lightning_topo.finder._interrupts import DeferredSignals, surely
 from lightning_topo.finder._isolation import lightning_of
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._rates import BaseRates
+from lightning_topo.finder._run_schedules import RunSchedules
 from lightning_topo.finder._run_state import RunState
+from lightning_topo.finder._share_trials import choose_share
 from lightning_topo.finder._trials import TrialRunner
 from lightning_topo.finder.options import SearchOptions
 from lightning_topo.finder.overruled import RateWatch
@@ -37,12 +39,16 @@ _ADVICE = {
 class RateFinder:
     r"""Searches for η* from the state in which a Trainer is about to run a training batch, and sets what it suggests.
 
-    .. math:: \eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}
+    $$\eta^* = \max \{\eta : \kappa < 1 \text{ in every group at each of the first updates at base rate } \eta\}$$
 
     Reference: arXiv 2510.02670, section 3.
 
     Args:
         options: What to search for, and what to do with what was found.
+
+    Attributes:
+        requires_attribute: Whether a model that is to be set has to keep its rate in an attribute; otherwise only its
+            optimizers' rates are set where it has none.
 
     Example:
         >>> RateFinder(SearchOptions(safety=0.5)).options.safety
@@ -51,6 +57,7 @@ class RateFinder:
 
     def __init__(self, options: SearchOptions) -> None:
         self.options = options
+        self.requires_attribute = True
 
     @staticmethod
     def require_searchable(strategy: Any) -> None:
@@ -77,11 +84,11 @@ class RateFinder:
         self.advise(result)
         self.tell(trainer, result, attribute, rates.base_lr)
         lr = self.suggestion(result)
-        if attribute is None or not self.options.update_attr or lr is None:
+        if not self.options.update_attr or lr is None:
             return result, None
         factor = lr / rates.base_lr
         expected = {key: [rate * factor for rate in seen] for key, seen in rates.first_seen.items()}
-        return result, RateWatch(trainer.optimizers, expected, attribute.name)
+        return result, RateWatch(trainer.optimizers, expected, "lr" if attribute is None else attribute.name)
 
     def attribute(self, module: Any, datamodule: Any) -> LearningRateAttribute | None:
         """Where the model keeps its learning rate; None if that is nowhere and nothing is to be set.
@@ -89,7 +96,7 @@ class RateFinder:
         Raises:
             AttributeError: When the rate is to be set and there is no such attribute.
         """
-        if self.options.update_attr:
+        if self.options.update_attr and self.requires_attribute:
             return LearningRateAttribute.find(module, datamodule, self.options.attr_name)
         with suppress(AttributeError):
             return LearningRateAttribute.find(module, datamodule, self.options.attr_name)
@@ -121,25 +128,35 @@ class RateFinder:
             options = self.options
             groups = signals.let_through(self._groups, trainer, module, batch, run_state)
             _require_moved(trainer, module, groups)
-            runner = TrialRunner(trainer, module, groups, rates, options.hold_steps, options.orders, run_state, signals)
+            with run_state.sources.kept():
+                schedules = RunSchedules.of_run(trainer, module, rates, options.schedule)
+            follow, hold = schedules.followed, options.hold_steps
+            runner = TrialRunner(trainer, module, groups, rates, follow, hold, options.orders, run_state, signals)
+            answer = partial(_answer, trainer, signals)
             with SearchProgress(shown and trainer.is_global_zero) as progress:
-                return _search(options.search(), runner, trainer, signals, progress)
+                result = _search(options.search(schedules.warm_up(hold)), runner, answer, progress)
+                result = replace(result, safety=options.share, schedule=schedules.words)
+                if options.safety == "auto" and result.status == "found":
+                    result = choose_share(result, schedules, runner, options.trial_steps, answer, progress)
+            return result
 
         result = surely(search, run_state.restore)
-        return replace(result, safety=self.options.safety, seconds=time.monotonic() - start)
+        return replace(result, seconds=time.monotonic() - start)
 
     def suggestion(self, result: TopologicalLRResult) -> float | None:
-        """The rate to train at, or None where η* was not found."""
-        return result.suggestion(self.options.safety)
+        """The rate to train at, or None where η* was not found; of the share that is wanted, else of the result's."""
+        return result.suggestion(None if self.options.safety == "auto" else self.options.safety)
 
     def set(
         self, result: TopologicalLRResult, attribute: LearningRateAttribute | None, rates: BaseRates | None = None
     ) -> None:
         """Let the model, and a run that has begun, train at the suggestion, if that is wanted and there is one."""
         lr = self.suggestion(result)
-        if attribute is None or not self.options.update_attr or lr is None:
+        if not self.options.update_attr or lr is None:
             return
-        changes = [partial(attribute.set, lr), *(rates.changes(lr) if rates is not None else ())]
+        changes: list[Callable[[], None]] = list(rates.changes(lr)) if rates is not None else []
+        if attribute is not None:
+            changes.insert(0, partial(attribute.set, lr))
 
         def change() -> None:
             for step in changes:
@@ -153,10 +170,11 @@ class RateFinder:
         """Say in the first process, through Lightning's logger, what was found and what was done with it."""
         *found, spent = result.lines()
         lr = self.suggestion(result)
-        if lr is None or attribute is None or not self.options.update_attr:
+        if lr is None or not self.options.update_attr:
             change = f"learning rate stays {before:.3g}"
         else:
-            change = f"learning rate {attribute.name} was {before:.3g}, is {lr:.3g}"
+            name = "" if attribute is None else f" {attribute.name}"
+            change = f"learning rate{name} was {before:.3g}, is {lr:.3g}"
         for line in (*found, change, f"{spent}, {result.seconds:.1f} s"):
             self.say(trainer, f"Learning-rate search: {line}")
 
@@ -193,14 +211,14 @@ def say_irreplaceable(run_state: RunState, lead: bool) -> None:
 
 
 def _search(
-    search: CriticalRateSearch, runner: TrialRunner, trainer: Any, signals: DeferredSignals, progress: SearchProgress
+    search: CriticalRateSearch, runner: TrialRunner, answer: Callable[[], None], progress: SearchProgress
 ) -> TopologicalLRResult:
     state = search.init()
     while not search.terminate(state):
         progress.trying(state)
         trial = runner(state.next_lr)
         if trial is None:
-            _answer(trainer, signals)
+            answer()
         else:
             state = search.step(state, trial)
     return search.result(state)

@@ -6,12 +6,15 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_topo.finder.share_search import ShareTrial
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Status = Literal["found", "not_reached", "below_min"]
 
-# Of the shares tried on the benchmark, the largest at which no task ended at chance or diverged (benchmarks/finder.py).
+# Where no trials choose it: of the shares tried on the benchmark, the largest at which no task ended at chance or
+# diverged (benchmarks/finder.py).
 DEFAULT_SAFETY = 0.25
 
 
@@ -58,6 +61,9 @@ class TopologicalLRResult:
         bracket: The largest rate that held (0 if none) and the smallest above it that broke (``inf`` if none).
         trials: Every trial, in the order in which they were made.
         safety: Share of η* that is suggested, in (0, 1].
+        share_trials: The short trials by whose losses that share was chosen; empty where it was given.
+        chosen: How it was chosen, in words.
+        schedule: The schedule that the trials followed, in words.
         seconds: How long the search took; it is neither compared nor saved.
     """
 
@@ -65,6 +71,9 @@ class TopologicalLRResult:
     bracket: tuple[float, float]
     trials: tuple[Trial, ...]
     safety: float = DEFAULT_SAFETY
+    share_trials: tuple[ShareTrial, ...] = ()
+    chosen: str = ""
+    schedule: str = "constant"
     seconds: float = field(default=0.0, compare=False)
 
     def __repr__(self) -> str:
@@ -79,11 +88,17 @@ class TopologicalLRResult:
         elif self.status == "below_min":
             found = [f"critical learning rate below {high:.3g}, the smallest that was allowed, which broke{broke}"]
         else:
+            how = f", {self.chosen}" if self.chosen else ""
             found = [
                 f"critical learning rate {self.critical_lr:.3g}: held at {low:.3g}, broke at {high:.3g}{broke}",
-                f"suggestion {self.suggestion():.3g}, a share of {self.safety:.3g} of it",
+                f"suggestion {self.suggestion():.3g}, a share of {self.safety:.3g} of it{how}",
             ]
-        return [*found, f"{len(self.trials)} trials, {self.total_steps} optimizer steps"]
+        count = len(self.trials) + len(self.share_trials)
+        return [
+            *found,
+            f"schedule of the trials: {self.schedule}",
+            f"{count} trials, {self.total_steps} optimizer steps",
+        ]
 
     @property
     def critical_lr(self) -> float | None:
@@ -96,13 +111,13 @@ class TopologicalLRResult:
     @property
     def total_steps(self) -> int:
         """Optimizer steps spent on all trials."""
-        return sum(trial.steps for trial in self.trials)
+        return sum(trial.steps for trial in self.trials) + sum(trial.steps for trial in self.share_trials)
 
     def suggestion(self, safety: float | None = None) -> float | None:
         """Suggest a learning rate, ``safety · η*``.
 
         Args:
-            safety: Share of η*, in (0, 1]; default the result's own.
+            safety: Share of η*, in (0, 1]; default the result's own, the one that was chosen.
 
         Returns:
             The rate, or None where η* was not found.
@@ -145,12 +160,15 @@ class TopologicalLRResult:
             "bracket": [_encode(rate) for rate in self.bracket],
             "safety": self.safety,
             "total_steps": self.total_steps,
-            "trials": [{key: _encode(value) for key, value in asdict(trial).items()} for trial in self.trials],
+            "trials": [_plain(trial) for trial in self.trials],
+            "share_trials": [_plain(trial) for trial in self.share_trials],
+            "chosen": self.chosen,
+            "schedule": self.schedule,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TopologicalLRResult:
-        """Rebuild the result that :meth:`to_dict` wrote; entries that are not known are left out.
+        """Rebuild the result that ``to_dict`` wrote; entries that are not known are left out.
 
         Raises:
             ValueError: When the values are not those of a result.
@@ -158,7 +176,15 @@ class TopologicalLRResult:
         try:
             low, high = (float(rate) for rate in values["bracket"])
             safety = float(values.get("safety", DEFAULT_SAFETY))
-            result = cls(values["status"], (low, high), tuple(map(_trial, values["trials"])), safety)
+            result = cls(
+                values["status"],
+                (low, high),
+                tuple(map(_trial, values["trials"])),
+                safety,
+                tuple(map(_share_trial, values.get("share_trials", ()))),
+                str(values.get("chosen", "")),
+                str(values.get("schedule", "constant")),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"expected what TopologicalLRResult.to_dict wrote, got {values!r:.80}") from error
         ends = {"found": 0 < low <= high < math.inf, "not_reached": low > 0, "below_min": low == 0 < high}
@@ -178,6 +204,15 @@ def _trial(values: dict[str, Any]) -> Trial:
         group=None if group is None else str(group),
         steps=int(values.get("steps", 0)),
     )
+
+
+def _share_trial(values: dict[str, Any]) -> ShareTrial:
+    losses = tuple(float(loss) for loss in values["losses"])
+    return ShareTrial(float(values["lr"]), losses, int(values["steps"]), float(values["loss"]))
+
+
+def _plain(trial: Trial | ShareTrial) -> dict[str, Any]:
+    return {key: _encode(value) for key, value in asdict(trial).items()}
 
 
 def _encode(value: Any) -> Any:

@@ -45,11 +45,14 @@ class CriticalRateSearch:
 
     The first trial, at ``max_lr``, breaks at its first update, whose κ is linear in the rate: η = max_lr / κ is the
     first update's 1/K, above which every rate breaks at once. From there each broken trial says how far to go down:
-    with criticality κ at update t >= 1,
+    with criticality κ at update t >= 1, and while the schedule warms up the share s of its peak that it has reached,
 
-    .. math:: \eta_{next} = \eta / \max(1 + \text{tolerance},\; \min(\sqrt\kappa,\; 1 + 2 / t))
+    $$
+    \eta_{next} = \eta / \max(c,\; \min(\sqrt\kappa,\; 1 + 2 / t)) \quad\text{or}\quad
+    \eta / \max(c,\; \min(\kappa^2,\; 1 / \sqrt s)), \qquad c = 1 + \text{tolerance}
+    $$
 
-    until a rate holds. If that left a gap, the rest is taken in steps of ``tolerance``, again from above.
+    until a rate holds. If that left a gap, the rest is taken in steps of c, again from above.
     The rates that hold need not form an interval; coming from above finds the upper end of the set.
 
     The idea follows arXiv 2510.02670, section 3: an update is one-to-one on the neurons for η < η* = 1/K.
@@ -58,6 +61,7 @@ class CriticalRateSearch:
         min_lr: Smallest rate to try.
         max_lr: Largest rate to try.
         tolerance: The bracket is closed when its ends are within a factor of 1 + tolerance.
+        warm_up: Share of its peak that the schedule has reached at each of a trial's first updates; 1 after that.
 
     Raises:
         ValueError: When the rates or the tolerance are out of range.
@@ -77,12 +81,18 @@ class CriticalRateSearch:
     min_lr: float = 1e-8
     max_lr: float = 100.0
     tolerance: float = 0.1
+    warm_up: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.min_lr < self.max_lr < math.inf:
             raise ValueError(f"expected 0 < min_lr < max_lr < inf, got min_lr={self.min_lr}, max_lr={self.max_lr}")
         if not 0 < self.tolerance < math.inf:
             raise ValueError(f"expected tolerance > 0, got {self.tolerance}; 0.1 brackets the rate within 10%")
+
+    @property
+    def _cell(self) -> float:
+        """The widest bracket that is closed."""
+        return 1 + self.tolerance
 
     def init(self) -> SearchState:
         """The state before the first trial."""
@@ -101,11 +111,11 @@ class CriticalRateSearch:
         if state.broken is None:
             return state.held > 0
         if state.held > 0:
-            return state.broken.lr <= state.held * (1 + self.tolerance) * (1 + _ROUNDING)
+            return state.broken.lr <= state.held * self._cell * (1 + _ROUNDING)
         return state.broken.lr <= self.min_lr
 
     def result(self, state: SearchState) -> TopologicalLRResult:
-        """What a search found that :meth:`terminate` says is over."""
+        """What a search found that ``terminate`` says is over."""
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
         bracket = (state.held, state.broken.lr)
@@ -115,15 +125,23 @@ class CriticalRateSearch:
         if state.broken is None:
             return self.max_lr
         if state.held > 0:
-            width = state.broken.lr / state.held
-            cells = max(1, math.ceil(math.log(width) / math.log1p(self.tolerance) - _ROUNDING))
-            return state.broken.lr * width ** (-1 / cells)
+            return self._between(state.held, state.broken)
         return max(self.min_lr, self._below(state.broken))
+
+    def _between(self, held: float, broken: Trial) -> float:
+        """The next rate to try below one that broke and above one that held, on a grid of cells."""
+        width = math.log(broken.lr / held)
+        cells = max(1, math.ceil(width / math.log(self._cell) - _ROUNDING))
+        # Only a first update can have led far too low. Trials that break there cost a step: half of the way is safe.
+        down = max(1, cells // 2) if broken.broke_at_step == 0 else 1
+        return broken.lr * math.exp(-width / cells * down)
 
     def _below(self, broken: Trial) -> float:
         """The next rate to try below one that broke."""
-        kappa, t, cell = broken.max_criticality, broken.broke_at_step or 0, 1 + self.tolerance
+        kappa, t, cell = broken.max_criticality, broken.broke_at_step or 0, self._cell
         if t > 0:
+            if t < len(self.warm_up):
+                return broken.lr / max(cell, min(kappa**_POWER, self.warm_up[t] ** -0.5))
             return broken.lr / max(cell, min(kappa ** (1 / _POWER), 1 + _GROWTH / t))
         if not math.isfinite(kappa):
             return broken.lr / _BLIND_RATIO

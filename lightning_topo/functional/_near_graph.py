@@ -24,7 +24,7 @@ _GATHER_ELEMENTS = 2**22
 def near_graph(points: Tensor, scale: float) -> Tensor:
     r"""Pairs of points whose distance is at most a share of the diameter, itself included, shape (n, n).
 
-    .. math:: |x_i - x_j| \le (\text{scale} + 10^{-12}) \max_{kl} |x_k - x_l|
+    $$|x_i - x_j| \le (\text{scale} + 10^{-12}) \max_{kl} |x_k - x_l|$$
 
     One product in single precision tells most pairs; those for which its error leaves open whether they attain the
     diameter, or are within the distance, are evaluated in double precision.

@@ -13,6 +13,8 @@ from lightning_topo.functional._near_graph import near_graph
 from lightning_topo.functional.distances import ROUNDING, as_cloud
 from lightning_topo.functional.persistence import Persistence
 
+# Share of the diameter at which the paper counts (arXiv 2510.02670).
+PAPER_SCALE = 0.25
 # A further round of a collapse costs less than it saves while it removes this share of the points.
 _ROUNDS = ((strong_collapse, 0.05), (link_collapse, 0.2))
 # In larger graphs the first round is estimated before: it costs ten times as much.
@@ -22,7 +24,7 @@ _ESTIMATED = 512
 def betti_numbers(persistence: Persistence, scale: float = 0.25) -> tuple[int, ...]:
     r"""Number of bars alive at a share of the diameter.
 
-    .. math:: \beta_k = \#\{(b, d) \in D_k : b \le t < d\}, \qquad t = \text{scale} \cdot \text{diameter}
+    $$\beta_k = \#\{(b, d) \in D_k : b \le t < d\}, \qquad t = \text{scale} \cdot \text{diameter}$$
 
     A bar that dies at t is dead, since an edge of length t is in the complex; lengths within 1e-12 of the diameter
     count as equal to t. The paper counts at a quarter of the diameter (arXiv 2510.02670).
@@ -54,7 +56,7 @@ def betti_numbers(persistence: Persistence, scale: float = 0.25) -> tuple[int, .
 def betti_at_scale(points: Tensor, scale: float = 0.25, max_dim: int = 2) -> tuple[int, ...]:
     r"""Betti numbers of the Vietoris-Rips complex of all points at a share of their diameter, fast.
 
-    .. math:: \beta_k = \dim H_k(VR_t(X); \mathbb{F}_2), \qquad t = \text{scale} \cdot \max_{ij} |x_i - x_j|
+    $$\beta_k = \dim H_k(VR_t(X); \mathbb{F}_2), \qquad t = \text{scale} \cdot \max_{ij} |x_i - x_j|$$
 
     At one scale the complex is decided by its graph, and most points can be taken out of the graph without changing
     the homotopy type: first those whose neighbourhood another point's contains (strong collapse, arXiv 0907.2954),

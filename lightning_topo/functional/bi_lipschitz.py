@@ -20,10 +20,10 @@ _LARGE = 2**23
 def bi_lipschitz(before: Tensor, after: Tensor, eps: float | None = None) -> BiLipschitz:
     r"""Bi-Lipschitz constants and criticality of the map ``before[i] -> after[i]``.
 
-    .. math::
-
-        r_{ij} = \frac{|p_i' - p_j'|}{|p_i - p_j|}, \qquad
-        \kappa = \max_{i<j} \frac{|u_i - u_j|}{|p_i - p_j|}, \qquad u_i = p_i' - p_i
+    $$
+    r_{ij} = \frac{|p_i' - p_j'|}{|p_i - p_j|}, \qquad
+    \kappa = \max_{i<j} \frac{|u_i - u_j|}{|p_i - p_j|}, \qquad u_i = p_i' - p_i
+    $$
 
     with lower = min r, upper = max r, so that 1 - κ <= lower and upper <= 1 + κ. For an update at learning rate η
     the critical learning rate is η* = η / κ (arXiv 2510.02670, section 3).

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 def bottleneck_distance(p: Persistence, q: Persistence) -> tuple[float, ...]:
     r"""Bottleneck distance of two persistence diagrams, per dimension.
 
-    .. math:: d_B = \min_\gamma \max_x |x - \gamma(x)|_\infty
+    $$d_B = \min_\gamma \max_x |x - \gamma(x)|_\infty$$
 
     over the one-to-one matchings γ of the bars of both diagrams, where a finite bar may also be matched to the
     diagonal, at half its length (Cohen-Steiner, Edelsbrunner and Harer, Discrete Comput. Geom. 37, 2007). Infinite

@@ -13,10 +13,10 @@ from lightning_topo.functional.persistence import Persistence
 def certified_betti(persistence: Persistence, lower: float, upper: float, scale: float = 0.25) -> tuple[int, ...]:
     r"""Bars of a reference diagram that are certainly alive now, after a map with known bi-Lipschitz constants.
 
-    .. math::
-
-        b \le s = \text{scale} \cdot \delta \cdot \frac{\text{lower}}{\text{upper}}, \qquad
-        d > s' + 2r, \quad s' = \text{scale} \cdot (\delta + 2r) \cdot \frac{\text{upper}}{\text{lower}}
+    $$
+    b \le s = \text{scale} \cdot \delta \cdot \frac{\text{lower}}{\text{upper}}, \qquad
+    d > s' + 2r, \quad s' = \text{scale} \cdot (\delta + 2r) \cdot \frac{\text{upper}}{\text{lower}}
+    $$
 
     with δ and r the diameter and covering radius of ``persistence``. The count is at most the Betti number of the
     mapped cloud at ``scale`` times its own diameter.

@@ -38,16 +38,14 @@ def critical_multiple(
 ) -> CriticalMultiple:
     r"""Find the smallest multiple of an update at which the loss is no longer below what it was before the update.
 
-    .. math::
-        t_c = \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \}
+    $$t_c = \min \{ t > 0 : L(\theta + t\,\Delta\theta) \ge L(\theta) \}$$
 
-    With η the learning rate of the update, :math:`\eta_c = t_c\,\eta` is the critical learning rate of the loss, and
-    :math:`2 / \eta_c` its critical sharpness. For a quadratic loss with Hessian H and gradient g,
+    With η the learning rate of the update, $\eta_c = t_c\,\eta$ is the critical learning rate of the loss, and
+    $2 / \eta_c$ its critical sharpness. For a quadratic loss with Hessian H and gradient g,
 
-    .. math::
-        \eta_c = -2\eta\, \frac{g \cdot \Delta\theta}{\Delta\theta \cdot H \Delta\theta},
+    $$\eta_c = -2\eta\, \frac{g \cdot \Delta\theta}{\Delta\theta \cdot H \Delta\theta},$$
 
-    which for gradient descent is at least :math:`2 / \lambda_{\max}`, and equal to it where the gradient is the leading
+    which for gradient descent is at least $2 / \lambda_{\max}$, and equal to it where the gradient is the leading
     eigenvector.
 
     From ``start`` the multiple grows (or shrinks) by factors of 2, 4, 16, 256 ... until the loss is no longer (or is

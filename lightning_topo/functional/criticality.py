@@ -40,7 +40,7 @@ def criticality(before: Tensor, update: Tensor, eps: float) -> float:
     In large clouds, with κ₀ that of the fastest eighth of the neurons, one matrix product in single precision tells the
     pairs for which
 
-    .. math:: |u_i - u_j|^2 - \kappa_0^2 |p_i - p_j|^2 \ge 0
+    $$|u_i - u_j|^2 - \kappa_0^2 |p_i - p_j|^2 \ge 0$$
 
     up to its rounding, and only these are evaluated.
 

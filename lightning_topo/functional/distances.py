@@ -58,7 +58,7 @@ def as_cloud(points: Tensor, caller: str) -> Tensor:
 def pairwise_distances(points: Tensor) -> Tensor:
     r"""Euclidean distances between all pairs of points.
 
-    .. math:: d_{ij}^2 = |x_i|^2 + |x_j|^2 - 2 x_i \cdot x_j
+    $$d_{ij}^2 = |x_i|^2 + |x_j|^2 - 2 x_i \cdot x_j$$
 
     for centred points x, in float64 and in row blocks. This loses the digits of close pairs, so pairs with d² below
     1e-4 of |x_i|² + |x_j|² are evaluated again from the differences, and so are all pairs in few dimensions. The error

@@ -31,8 +31,10 @@ def most_changed(before: Tensor, after: Tensor, k: int, eps: float) -> Tensor:
     their displacements u to 64 dimensions, where distances are right to a tenth or so. All pairs are compared there,
     and a neuron scores by its largest
 
-    .. math:: \frac{|S u_i - S u_j|}{|S p_i - S p_j|}, \qquad \frac{|S p_i' - S p_j'|}{|S p_i - S p_j|}, \qquad
-        -\frac{|S p_i' - S p_j'|}{|S p_i - S p_j|}
+    $$
+    \frac{|S u_i - S u_j|}{|S p_i - S p_j|}, \qquad \frac{|S p_i' - S p_j'|}{|S p_i - S p_j|}, \qquad
+    -\frac{|S p_i' - S p_j'|}{|S p_i - S p_j|}
+    $$
 
     over j. About half of the ``k`` are those that score highest by the first (criticality), a quarter each by the
     second and third (upper and lower constant). Pairs that rounding cannot resolve (see ``bi_lipschitz``) do not

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional._products import (
+    largest,
     power_of_two,
     product_dtype,
     relative_error,
@@ -47,7 +48,7 @@ def criticality_near(before: Tensor, after: Tensor, bound: float, eps: float, en
 
     With the update u relative to its mean and a projection P on some of the coordinates,
 
-    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|P p_i - P p_j|}
+    $$\frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|P p_i - P p_j|}$$
 
     takes a matrix product of few columns where κ takes two of all of them: the faster neurons move, the more
     coordinates. The fastest neurons are evaluated first, and all pairs for which the right-hand side reaches the bound
@@ -149,12 +150,12 @@ def displacement_lengths(update: Tensor) -> Tensor:
 def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: float) -> Tensor:
     r"""How near the criticality of an update may come to a bound, from distances of an earlier time.
 
-    With positions :math:`p^0` of that time, the way s since and the update u, both relative to their mean, and the
+    With positions $p^0$ of that time, the way s since and the update u, both relative to their mean, and the
     bound b,
 
-    .. math:: \frac{|u_i - u_j|}{b |p_i - p_j|} \le \frac{|u_i| + |u_j|}{b (|p^0_i - p^0_j| - |s_i| - |s_j|)}
+    $$\frac{|u_i - u_j|}{b |p_i - p_j|} \le \frac{|u_i| + |u_j|}{b (|p^0_i - p^0_j| - |s_i| - |s_j|)}$$
 
-    reaches 1 only where :math:`(|u_i| + b |s_i| + |u_j| + b |s_j|) / (b |p^0_i - p^0_j|)` does, and is below that
+    reaches 1 only where $(|u_i| + b |s_i| + |u_j| + b |s_j|) / (b |p^0_i - p^0_j|)$ does, and is below that
     where it does not.
 
     Args:
@@ -189,7 +190,7 @@ def _double_or_single(points: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """The power of two below the largest coordinate of each cloud, shape (G, 1, 1), in at least single precision."""
-    size = torch.linalg.vector_norm(points.detach(), math.inf, (1, 2), keepdim=True)
+    size = largest(points.detach(), (1, 2))[:, None, None]
     return power_of_two(size.to(torch.promote_types(size.dtype, torch.float32)))
 
 

@@ -58,7 +58,7 @@ def persistence(
 ) -> Persistence:
     r"""Persistence diagrams of the Vietoris-Rips filtration of a cloud, over the field of two elements.
 
-    .. math:: VR_t(X) = \{\sigma \subseteq X : |x - y| \le t \text{ for all } x, y \in \sigma\}
+    $$VR_t(X) = \{\sigma \subseteq X : |x - y| \le t \text{ for all } x, y \in \sigma\}$$
 
     Components (H0) come from a minimum spanning tree; loops and voids (H1, H2, ...) from Ripser (arXiv 1908.02518) up
     to the enclosing radius, min over i of max over j of d_ij, beyond which the complex is a cone. The engine sees the
@@ -131,12 +131,12 @@ def _validate(max_dim: int, max_neurons: int | None, engine: str) -> None:
 
 
 def _components(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    deaths = _spanning_tree_lengths(distances)
+    deaths = spanning_tree_lengths(distances)
     deaths = deaths[deaths > ROUNDING * distances.max()]
     return np.column_stack([np.zeros(len(deaths) + 1), np.append(deaths, np.inf)])
 
 
-def _spanning_tree_lengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+def spanning_tree_lengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Edge lengths of a minimum spanning tree, by Prim's algorithm."""
     n = len(distances)
     lengths = np.empty(n - 1)

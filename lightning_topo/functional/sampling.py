@@ -17,7 +17,7 @@ _MATRIX_POINTS = 8192
 def farthest_point_sample(points: Tensor, k: int) -> tuple[Tensor, float]:
     r"""Choose ``k`` points that cover the cloud, each the farthest from those chosen before.
 
-    .. math:: s_1 = \arg\max_i |p_i - \bar p|, \qquad s_{m+1} = \arg\max_i \min_{l \le m} |p_i - p_{s_l}|
+    $$s_1 = \arg\max_i |p_i - \bar p|, \qquad s_{m+1} = \arg\max_i \min_{l \le m} |p_i - p_{s_l}|$$
 
     The covering radius is the largest distance of a point to its nearest chosen point, at most twice the best that
     any ``k`` points reach (Gonzalez, Theor. Comput. Sci. 38, 1985). Persistence diagrams of the sample, with edge

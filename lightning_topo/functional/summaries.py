@@ -12,7 +12,7 @@ from lightning_topo.functional.persistence import Persistence
 def persistence_entropy(persistence: Persistence) -> tuple[float, ...]:
     r"""Shannon entropy of the bar lengths of each dimension.
 
-    .. math:: E_k = -\sum_i \frac{\ell_i}{L} \log \frac{\ell_i}{L}, \qquad \ell_i = d_i - b_i, \quad L = \sum_i \ell_i
+    $$E_k = -\sum_i \frac{\ell_i}{L} \log \frac{\ell_i}{L}, \qquad \ell_i = d_i - b_i, \quad L = \sum_i \ell_i$$
 
     over the finite bars, with the natural logarithm: 0 for a single bar, log m for m bars of equal length. It does
     not change with the scale of the cloud, and is stable (arXiv 1803.08304).
@@ -36,7 +36,7 @@ def persistence_entropy(persistence: Persistence) -> tuple[float, ...]:
 def total_persistence(persistence: Persistence, order: float = 1.0) -> tuple[float, ...]:
     r"""Sum of the bar lengths of each dimension, each to a power.
 
-    .. math:: P_k = \sum_i (d_i - b_i)^{\text{order}}
+    $$P_k = \sum_i (d_i - b_i)^{\text{order}}$$
 
     over the finite bars (Cohen-Steiner, Edelsbrunner, Harer and Mileyko, Found. Comput. Math. 10, 2010). In dimension
     0 and order 1 it is the length of a minimum spanning tree.

@@ -1,4 +1,4 @@
-"""Torchmetrics classes over the functions of :mod:`lightning_topo.functional`."""
+"""Torchmetrics classes over the functions of ``lightning_topo.functional``."""
 
 from lightning_topo.metrics.betti_numbers import BettiNumbers
 from lightning_topo.metrics.bi_lipschitz_distortion import BiLipschitzDistortion

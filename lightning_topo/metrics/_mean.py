@@ -16,7 +16,7 @@ class MeanOverUpdates(Metric):
     Args:
         max_dim: Largest homology dimension.
         options: Whatever else the values depend on.
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
     """
 
     is_differentiable = False

@@ -13,8 +13,7 @@ from lightning_topo.metrics._mean import MeanOverUpdates
 class BettiNumbers(MeanOverUpdates):
     r"""Betti numbers of a neuron cloud at a share of its diameter: components, loops, voids.
 
-    .. math::
-        \beta_k = \dim H_k(\text{Vietoris-Rips complex at scale} \cdot \text{diameter}; \mathbb{Z}/2)
+    $$\beta_k = \dim H_k(\text{Vietoris-Rips complex at scale} \cdot \text{diameter}; \mathbb{Z}/2)$$
 
     ``update`` takes one cloud, (n, D), on any device and of any float dtype. ``compute`` returns the mean over all
     updates, shape (max_dim + 1,), or a scalar for ``max_dim=0``; means of Betti numbers may be fractions.
@@ -24,7 +23,7 @@ class BettiNumbers(MeanOverUpdates):
     Args:
         scale: Where to count, as a share of the diameter.
         max_dim: Largest homology dimension.
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: If ``scale`` is not positive or ``max_dim`` is negative.

@@ -16,9 +16,10 @@ from lightning_topo.functional import bi_lipschitz
 class BiLipschitzDistortion(Metric):
     r"""Bi-Lipschitz constants of updates of neuron clouds: the worst of all that were seen.
 
-    .. math::
-        r_{ij} = \frac{|p_i' - p_j'|}{|p_i - p_j|}, \qquad
-        \kappa = \max_{i<j} \frac{|u_i - u_j|}{|p_i - p_j|}, \qquad u_i = p_i' - p_i
+    $$
+    r_{ij} = \frac{|p_i' - p_j'|}{|p_i - p_j|}, \qquad
+    \kappa = \max_{i<j} \frac{|u_i - u_j|}{|p_i - p_j|}, \qquad u_i = p_i' - p_i
+    $$
 
     ``update`` takes the cloud before and after an update, both (n, D), on any device and of any float dtype.
     ``compute`` returns a dictionary of scalars, each the worst over all updates and processes: ``lower`` (smallest
@@ -29,7 +30,7 @@ class BiLipschitzDistortion(Metric):
     Reference: arXiv 2510.02670, section 3.
 
     Args:
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch

@@ -13,8 +13,7 @@ from lightning_topo.metrics._mean import MeanOverUpdates
 class BottleneckDistance(MeanOverUpdates):
     r"""Bottleneck distance of the persistence diagrams of two neuron clouds: how far the topology moved.
 
-    .. math::
-        d_k = \min_{\gamma} \max_b |b - \gamma(b)|_\infty
+    $$d_k = \min_{\gamma} \max_b |b - \gamma(b)|_\infty$$
 
     over the matchings γ of the bars of dimension k of one cloud with those of the other, or with the diagonal.
 
@@ -26,7 +25,7 @@ class BottleneckDistance(MeanOverUpdates):
     Args:
         max_dim: Largest homology dimension.
         max_neurons: Take the diagrams of farthest-point samples of this size; by default of all neurons.
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: If ``max_dim`` is negative.

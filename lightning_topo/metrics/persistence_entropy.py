@@ -13,10 +13,9 @@ from lightning_topo.metrics._mean import MeanOverUpdates
 class PersistenceEntropy(MeanOverUpdates):
     r"""Persistence entropy of a neuron cloud: how evenly its finite bars share their total length.
 
-    .. math::
-        E_k = -\sum_b \frac{\ell_b}{L_k} \log \frac{\ell_b}{L_k}, \qquad L_k = \sum_b \ell_b,
+    $$E_k = -\sum_b \frac{\ell_b}{L_k} \log \frac{\ell_b}{L_k}, \qquad L_k = \sum_b \ell_b,$$
 
-    over the finite bars b of dimension k, of length :math:`\ell_b`.
+    over the finite bars b of dimension k, of length $\ell_b$.
 
     ``update`` takes one cloud, (n, D), on any device and of any float dtype. ``compute`` returns the mean over all
     updates in nats, shape (max_dim + 1,), or a scalar for ``max_dim=0``.
@@ -26,7 +25,7 @@ class PersistenceEntropy(MeanOverUpdates):
     Args:
         max_dim: Largest homology dimension.
         max_neurons: Take the diagrams of a farthest-point sample of this size; by default of all neurons.
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: If ``max_dim`` is negative.

@@ -13,8 +13,7 @@ from lightning_topo.metrics._mean import MeanOverUpdates
 class TotalPersistence(MeanOverUpdates):
     r"""Total persistence of a neuron cloud: the summed length of its finite bars.
 
-    .. math::
-        L_k = \sum_b (\text{death}_b - \text{birth}_b) \quad \text{over the finite bars } b \text{ of dimension } k
+    $$L_k = \sum_b (\text{death}_b - \text{birth}_b) \quad \text{over the finite bars } b \text{ of dimension } k$$
 
     ``update`` takes one cloud, (n, D), on any device and of any float dtype. ``compute`` returns the mean over all
     updates in the units of the points, shape (max_dim + 1,), or a scalar for ``max_dim=0``.
@@ -24,7 +23,7 @@ class TotalPersistence(MeanOverUpdates):
     Args:
         max_dim: Largest homology dimension.
         max_neurons: Take the diagrams of a farthest-point sample of this size; by default of all neurons.
-        kwargs: Keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: If ``max_dim`` is negative.

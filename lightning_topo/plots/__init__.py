@@ -1,6 +1,7 @@
 """Matplotlib figures of results; each function returns the axes it drew on."""
 
 from lightning_topo.plots.barcode import plot_barcode
+from lightning_topo.plots.betti_curves import plot_betti_curves
 from lightning_topo.plots.history import (
     counts_distinct,
     plot_criticality,
@@ -15,6 +16,7 @@ from lightning_topo.plots.persistence_diagram import plot_persistence_diagram
 __all__ = [
     "counts_distinct",
     "plot_barcode",
+    "plot_betti_curves",
     "plot_criticality",
     "plot_learning_rates",
     "plot_neuron_cloud",

@@ -22,7 +22,7 @@ def plot_barcode(persistence: Persistence, ax: Axes | None = None, *, scale: flo
     the dotted line are alive at ``scale`` times the diameter.
 
     Args:
-        persistence: The diagrams, e.g. of :func:`lightning_topo.functional.persistence`.
+        persistence: The diagrams, e.g. of ``lightning_topo.functional.persistence``.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
         scale: Where to draw the dotted line, as a share of the cloud's diameter.
         max_bars: The most bars to draw in a dimension, the longest ones; the band's label says how many were left out.

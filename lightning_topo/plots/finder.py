@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from lightning_topo.plots._style import GREY, notebook_axes, show_if
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.lines import Line2D
 
 _HELD, _BROKEN, _RATE = "#0072B2", "#D55E00", "#009E73"
 # Rates that are shown, over the ends of the bracket: farther trials only show the way that the search came.
@@ -30,9 +33,20 @@ class _Trial(Protocol):
     def losses(self) -> Sequence[float]: ...
 
 
+class _ShareTrial(Protocol):
+    @property
+    def lr(self) -> float: ...
+    @property
+    def losses(self) -> Sequence[float]: ...
+    @property
+    def loss(self) -> float: ...
+
+
 class _Result(Protocol):
     @property
     def trials(self) -> Sequence[_Trial]: ...
+    @property
+    def share_trials(self) -> Sequence[_ShareTrial]: ...
     @property
     def bracket(self) -> tuple[float, float]: ...
     @property
@@ -52,8 +66,9 @@ def plot_lr_search(
 
     Above, each trial is the point (η, largest κ) on logarithmic axes; it broke where κ >= 1, above the dashed line.
     Trials without a finite κ lie on the upper edge. The band is the bracket of η*, the solid line η*, the dotted one
-    the suggestion. Trials at rates far above are left out, and counted at the right edge. Below, the course of each of
-    these trials' losses, the darker the nearer its rate to η*; a cross is where a trial broke.
+    the suggestion, strokes at the lower edge the short trials that chose it. Trials at rates far above are left out,
+    and counted at the right edge. Below, the course of each of these trials' losses, the darker the nearer its rate to
+    η*, or that of a short trial to the suggestion; a cross is where a trial broke.
 
     Args:
         result: A ``TopologicalLRResult``.
@@ -78,15 +93,18 @@ def plot_lr_search(
     low, high = _window(result, result.suggestion(safety) if suggest else None)
     near = [trial for trial in result.trials if low <= trial.lr <= high]
     handles = [*_draw_trials(ax, near), *_draw_rates(ax, result, safety if suggest else None, suggest)]
+    handles += _draw_short(ax, [trial.lr for trial in result.share_trials])
     ax.set(xscale="log", yscale="log", xlim=(low, high), xlabel="learning rate η", ylabel="largest criticality κ")
     for axis in (ax.xaxis, ax.yaxis):
         _plain_ticks(axis)
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
     ax.set_title("Search for the critical learning rate", pad=24)
     style: dict[str, Any] = {"frameon": False, "fontsize": "small", "columnspacing": 1.2, "handletextpad": 0.5}
-    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=4, **style)
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(handles), **style)
     _note_farther(ax, [trial.lr for trial in result.trials if trial.lr > high])
     _draw_losses(below, near, result.critical_lr, result.bracket)
+    _draw_short_losses(below, result.share_trials, result.suggestion(safety))
+    _keep_crosses(below)
     show_if(show)
     return ax
 
@@ -110,22 +128,25 @@ def _lower_half(ax: Axes) -> Axes:
 def _window(result: _Result, suggestion: float | None) -> tuple[float, float]:
     """The rates that are shown."""
     low, high = result.bracket
-    rates = [rate for rate in (low, high, suggestion) if rate and math.isfinite(rate)]
+    short = [trial.lr for trial in result.share_trials]
+    rates = [rate for rate in (low, high, suggestion, *short) if rate and math.isfinite(rate)]
     return min(rates) / _BELOW, max(rates) * _ABOVE
 
 
 def _draw_trials(ax: Axes, trials: Sequence[_Trial]) -> list:
-    finite = [trial.max_criticality for trial in trials if math.isfinite(trial.max_criticality)]
-    edge = 10 * max([1.0, *finite])
-    ax.set_ylim(min([0.5, *finite]) / 2, 3 * (edge if len(finite) < len(trials) else max([2.0, *finite])))
+    # One that is known to be below 1, and no more, is 0.
+    finite = [trial.max_criticality for trial in trials if 0 < trial.max_criticality < math.inf]
+    lost = any(not math.isfinite(trial.max_criticality) for trial in trials)
+    least, edge = min([0.5, *finite]) / 2, 10 * max([1.0, *finite])
+    ax.set_ylim(least, 3 * (edge if lost else max([2.0, *finite])))
     handles = []
     for held, colour, marker, label in ((True, _HELD, "o", "held"), (False, _BROKEN, "^", "broke")):
         group = [trial for trial in trials if trial.held is held]
         if group:
             rates = [trial.lr for trial in group]
-            kappas = [min(trial.max_criticality, edge) for trial in group]
+            kappas = [max(least, min(trial.max_criticality, edge)) for trial in group]
             handles.append(ax.scatter(rates, kappas, s=36, c=colour, marker=marker, label=label, zorder=3))
-    if len(finite) < len(trials):
+    if lost:
         ax.axhline(edge, color=GREY, lw=0.8, zorder=1)
         ax.annotate(
             "κ = ∞", (1, edge), (-3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
@@ -143,6 +164,40 @@ def _draw_rates(ax: Axes, result: _Result, safety: float | None, suggest: bool) 
         label = f"suggestion {suggestion:.3g}"
         handles.append(ax.axvline(suggestion, color=_RATE, lw=1.5, ls=":", zorder=2, label=label))
     return handles
+
+
+def _draw_short(ax: Axes, rates: Sequence[float]) -> list:
+    """Strokes at the lower edge."""
+    if not rates:
+        return []
+    style: dict[str, Any] = {"s": 60, "c": _RATE, "marker": "|", "clip_on": False, "zorder": 3}
+    return [ax.scatter(rates, [0.02] * len(rates), transform=ax.get_xaxis_transform(), label="short trials", **style)]
+
+
+def _draw_short_losses(ax: Axes, trials: Sequence[_ShareTrial], suggestion: float | None) -> None:
+    """The losses of the short trials, for which the axes are made if there are any."""
+    courses = [(trial, [loss for loss in trial.losses if math.isfinite(loss)]) for trial in trials]
+    courses = sorted(((t, losses) for t, losses in courses if len(losses) > 1), key=lambda course: -course[0].lr)
+    handles: list[Line2D] = []
+    for trial, losses in courses:
+        away = 0.0 if suggestion is None else abs(math.log(trial.lr / suggestion))
+        style: dict[str, Any] = {"color": _RATE, "alpha": max(0.3, 1 - 0.5 * away)}
+        handles += ax.plot(losses, lw=1.5, label=f"{trial.lr:.3g}", **style)
+    if handles:
+        ax.legend(handles=handles, title="short trials at", loc="upper right", frameon=False, fontsize="small")
+    shown = [loss for trial, losses in courses if math.isfinite(trial.loss) for loss in losses]
+    if shown and max(shown) > min(shown):
+        margin = 0.1 * (max(shown) - min(shown))
+        ax.set_ylim(min(shown) - margin, max(shown) + margin)
+
+
+def _keep_crosses(ax: Axes) -> None:
+    """Crosses of losses that leave the picture are drawn at its edge."""
+    top = ax.get_ylim()[1]
+    for line in ax.lines:
+        if line.get_label() == "_broke":
+            line.set_ydata(np.minimum(np.asarray(line.get_ydata(), dtype=float), top))
+            line.set_clip_on(False)
 
 
 def _note_farther(ax: Axes, rates: Sequence[float]) -> None:

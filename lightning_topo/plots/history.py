@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_topo.plots._style import GREY, LINE_COLOURS, new_axes, notebook_axes, show_if
+from lightning_topo.plots.picture import card_letters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +18,6 @@ _FEW_POINTS = 60
 # So many groups get a colour each, the ones with the largest values; the rest are grey.
 _MOST_COLOURED = len(LINE_COLOURS)
 _RATE, _CRITICAL, _OF_LOSS = "#0072B2", "#D55E00", "#009E73"
-# A figure of 640x480 pixels is shown at half that size on a card of TensorBoard.
-_CARD_FONT = 17
 
 
 def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
@@ -163,9 +162,7 @@ def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: 
     Returns:
         A figure of 640x480 pixels whose letters can be read on a card half as large.
     """
-    from matplotlib import rc_context
-
-    with rc_context({"font.size": _CARD_FONT, "axes.titlesize": _CARD_FONT, "legend.fontsize": _CARD_FONT - 4}):
+    with card_letters():
         above = new_axes(left=0.16, bottom=0.13)
         figure: Any = above.figure
         box = above.get_position()

@@ -20,9 +20,10 @@ _MAX_ASPECT = 4.0
 def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
     r"""Find the plane in which a cloud varies most: its mean and first two principal axes.
 
-    .. math::
-        \bar p = \tfrac1n \textstyle\sum_i p_i, \qquad
-        \text{basis} = \text{the two leading eigenvectors of } \textstyle\sum_i (p_i - \bar p)(p_i - \bar p)^\top
+    $$
+    \bar p = \tfrac1n \textstyle\sum_i p_i, \qquad
+    \text{basis} = \text{the two leading eigenvectors of } \textstyle\sum_i (p_i - \bar p)(p_i - \bar p)^\top
+    $$
 
     ``(points - mean) @ basis`` are the coordinates in it. Kept from one time, it shows later clouds in the same plane.
 
@@ -51,7 +52,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def principal_axes(points: Tensor, n_axes: int) -> tuple[Tensor, Tensor]:
-    """Find the mean of a cloud and the axes along which it varies most; see :func:`principal_plane`.
+    """Find the mean of a cloud and the axes along which it varies most; see ``principal_plane``.
 
     Args:
         points: Neurons, shape (n, D). Rows that are not finite are left out.
@@ -94,7 +95,7 @@ def plot_neuron_cloud(
     Args:
         points: Neurons now, shape (n, D). Rows that are not finite are left out, and the title counts them.
         start: The same neurons at the start, shape (n, D'); by default the colours are those of ``points`` itself.
-        plane: Mean and basis as :func:`principal_plane` gives them, to draw clouds of several times in one plane; by
+        plane: Mean and basis as ``principal_plane`` gives them, to draw clouds of several times in one plane; by
             default that of ``points``.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
 

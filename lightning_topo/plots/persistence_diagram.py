@@ -20,11 +20,11 @@ def plot_persistence_diagram(persistence: Persistence, ax: Axes | None = None, *
     r"""Plot the persistence diagrams of a neuron cloud, one colour a homology dimension.
 
     A bar is the point (birth, death); the further above the diagonal, the longer it lives. Bars that never die stand on
-    the line ∞ at the top. The bars in the shaded quadrant, :math:`birth \le t < death` at t = ``scale`` · diameter, are
-    alive at that scale: their number in dimension k is the Betti number :math:`\beta_k` of the legend.
+    the line ∞ at the top. The bars in the shaded quadrant, $birth \le t < death$ at t = ``scale`` · diameter, are
+    alive at that scale: their number in dimension k is the Betti number $\beta_k$ of the legend.
 
     Args:
-        persistence: The diagrams, e.g. of :func:`lightning_topo.functional.persistence`.
+        persistence: The diagrams, e.g. of ``lightning_topo.functional.persistence``.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
         scale: Where to count the Betti numbers, as a share of the cloud's diameter.
 

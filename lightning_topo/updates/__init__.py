@@ -2,7 +2,7 @@
 
 from lightning_topo.updates.bound_watch import BoundWatch
 from lightning_topo.updates.cost import expected_seconds
-from lightning_topo.updates.loss_along import loss_along
+from lightning_topo.updates.loss_along import is_made_again, loss_along
 from lightning_topo.updates.measurement import Arrival, Measurement
 from lightning_topo.updates.module_state import ModuleState, module_kept
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups, held_parameters
@@ -34,6 +34,7 @@ __all__ = [
     "expected_seconds",
     "held_parameters",
     "is_step_hook",
+    "is_made_again",
     "loss_along",
     "module_kept",
     "rates_are_controlled",

@@ -49,8 +49,10 @@ class BoundWatch:
 
     With nearest distances of an earlier time and the ways s that the neurons have gone since,
 
-    .. math:: \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
-              \le \frac{\sqrt2 \, |U|}{\min |p^0_i - p^0_j| - \sqrt2 \, |S|}
+    $$
+    \frac{|u_i - u_j|}{|p_i - p_j|} \le \frac{|u_i| + |u_j|}{|p^0_i - p^0_j| - |s_i| - |s_j|}
+    \le \frac{\sqrt2 \, |U|}{\min |p^0_i - p^0_j| - \sqrt2 \, |S|}
+    $$
 
     where |U| and |S| are norms over all neurons. The right-hand side takes a norm a tensor, which for most updates
     of a run is enough; the middle is looked at where it is not, first as it is and then relative to the neurons' mean,
@@ -85,7 +87,7 @@ class BoundWatch:
         """Keep the parameters before an update.
 
         Args:
-            scratch: Tensors of the parameters' shapes, to be written to, where :meth:`norms` will be asked for.
+            scratch: Tensors of the parameters' shapes, to be written to, where ``norms`` will be asked for.
         """
         self._before.take()
         self._ways = []
@@ -105,7 +107,7 @@ class BoundWatch:
         """Whether κ of all groups of a set is below the bound whatever the neurons did; for each of the sets.
 
         Args:
-            norms: What :meth:`norms` gave, read.
+            norms: What ``norms`` gave, read.
         """
         count = len(self._ways)
         if count == 0:
@@ -207,7 +209,7 @@ class BoundWatch:
         """κ of each group, ``nan`` where it is certainly below the bound.
 
         Args:
-            reach: What :meth:`reach` gave, read; ``inf`` has a group evaluated in any case.
+            reach: What ``reach`` gave, read; ``inf`` has a group evaluated in any case.
             bound: κ is exact from here on; default the watch's bound.
             enough: A κ that need not be told from larger ones.
         """
@@ -238,15 +240,18 @@ class BoundWatch:
 
     @torch.no_grad()
     def of_fastest(self) -> Tensor:
-        """κ among the neurons of each group that the last :meth:`reach` found to move most, shape (number of groups,).
+        """κ among the neurons of each group that the last ``reach`` found to move most, shape (number of groups,).
 
-        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved, which
-        shows a rate that is far too high. To be read by the caller.
+        All neurons of small groups, the 64 fastest of others: a lower bound of κ, 0 where no pair is resolved or the
+        group needed no look, which shows a rate that is far too high. To be read by the caller.
         """
         found = []
         for number, alike in enumerate(self.sets):
             n, dimension = alike.shape
             large = n > _FASTEST and n * n * dimension > _ALWAYS_WHOLE
+            if large and number not in self._lengths:
+                found.append(torch.zeros(len(alike.groups), device=alike.device))
+                continue
             rows = self._lengths[number].topk(_FASTEST).indices if large else None
             before = alike.clouds(self._before.copies, rows)
             after = alike.clouds(self._placement.parameters, rows)

@@ -17,7 +17,7 @@ _WATCHED = 64
 class FastestWatch:
     r"""Follows the 64 neurons of each group that moved most in the last measured window.
 
-    .. math:: \hat\kappa_g = \kappa_g \, \ell_g / L_g
+    $$\hat\kappa_g = \kappa_g \, \ell_g / L_g$$
 
     with κ and their longest displacement L of that window, for an update in which their longest displacement is ℓ, all
     lengths about the mean of the 64. O(64 D) an update.
@@ -51,7 +51,7 @@ class FastestWatch:
         return [(rows.cpu(), ratio.cpu()) for _, rows, ratio, _ in self._watched]
 
     def load(self, sets: Sequence[AlikeGroups], state: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Watch what :meth:`state` says, from the parameters as they are now on."""
+        """Watch what ``state`` says, from the parameters as they are now on."""
         self._watched = []
         for alike, (rows, ratio) in zip(sets, state, strict=False):
             rows, ratio = rows.to(alike.device), ratio.to(alike.device)

@@ -70,6 +70,11 @@ def loss_along(
             parameter.grad = grad
 
 
+def is_made_again(trainer: Any) -> bool:
+    """Whether the training step that runs now is made again here, and is none of the run's."""
+    return vars(trainer.strategy).get("backward") is _end_at_loss
+
+
 class _LossAlong:
     def __init__(
         self, trainer: Any, module: Any, recorded: RecordedSteps, parameters: tuple[ParametersBefore, ...]

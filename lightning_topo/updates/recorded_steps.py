@@ -57,7 +57,7 @@ class RecordedSteps:
     """Keeps the training steps that lead to one update, one a batch; with accumulation they are several.
 
     Attributes:
-        steps: Those kept since :meth:`start`.
+        steps: Those kept since ``start``.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class UpdateMeter:
         sharded: Whether the parameters are sharded over processes; all of them have to measure then.
         compares: Whether this process compares what was read.
         criticality_only: Whether κ alone is wanted, which costs less.
-        watches: Whether to watch the neurons that moved most, for :meth:`predicted`.
+        watches: Whether to watch the neurons that moved most, for ``predicted``.
 
     Attributes:
         sets: The groups that it moves, those that are alike together.
@@ -99,7 +99,7 @@ class UpdateMeter:
         return True
 
     def state(self) -> dict[str, Any]:
-        """What was kept by :meth:`before`, if the update is still to come, and what is watched, as tensors on the CPU.
+        """What was kept by ``before``, if the update is still to come, and what is watched, as tensors on the CPU.
 
         Drawn samples are not part of it: they are drawn again.
         """
@@ -109,7 +109,7 @@ class UpdateMeter:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> bool:
-        """Take over what :meth:`state` gave; whether neurons were kept that fit."""
+        """Take over what ``state`` gave; whether neurons were kept that fit."""
         parameters, alike = self._placement.parameters, self._placement.alike
         if self._watch is not None:
             self._watch.load(alike, state["watched"])

@@ -12,6 +12,9 @@ from lightning_topo.verdict.findings import Findings, UpdateRecord, worst_of_eac
 GOOD_SHARE = 0.15
 # κ below a third of that throughout: the rate is too low to matter; above half of the edge: too near to raise it.
 _ROOM, _NEAR = GOOD_SHARE / 3, 0.5
+# Of the room that the loss leaves, half is used: above η_c an update does not lower its own batch's loss. A rate that
+# could be less than one and a half times as high is left alone.
+_SHARE_OF_ROOM, _WORTH_IT = 0.5, 1.5
 # Fewer measured updates than this say nothing about a run.
 _FEW = 5
 # From this share on, updates of κ >= 1 are the rule and not exceptions.
@@ -55,8 +58,8 @@ def _of_broken(findings: Findings, worst: list[UpdateRecord]) -> str:
         do = "give the rate a longer warm-up, or scale such updates back with TopologicalStepClipping()"
     elif findings.broken >= _OFTEN * findings.measured and typical > GOOD_SHARE:
         do = (
-            f"lower the learning rate, about {_round_up(typical / GOOD_SHARE):g} times, or let "
-            "TopologicalRateControl() choose it"
+            f"divide the learning rate by about {_round_up(typical / GOOD_SHARE):g}, or let TopologicalRateControl() "
+            "choose it"
         )
     else:
         do = "they are exceptions, and TopologicalStepClipping(max_criticality=0.3) scales such updates back"
@@ -82,11 +85,20 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
     if findings.controlled:
         return f"{start}: TopologicalRateControl chose the rates, and there is nothing to change."
     if largest < _ROOM:
-        times = GOOD_SHARE / largest
+        room_of_loss = _room_of_loss(findings)
+        if _SHARE_OF_ROOM * room_of_loss < GOOD_SHARE / largest:
+            times, bound = _SHARE_OF_ROOM * room_of_loss, "η within half of η_c"
+        else:
+            times, bound = GOOD_SHARE / largest, f"κ within {GOOD_SHARE:g}, where networks trained best"
+        if times < _WORTH_IT:
+            return (
+                f"{start}: the neurons would bear a higher rate, but the loss would not: η is "
+                f"{_percent(1 / room_of_loss)} of η_c in the median, so leave it as it is."
+            )
         factor = f"about {_round_down(times):g} times" if times <= 100 else "more than 100 times"
         return (
-            f"{start}: the rate could be {factor} higher before κ reaches {GOOD_SHARE:g}, where networks trained best; "
-            "TopologicalRateControl() would hold it there."
+            f"{start}: the rate could be {factor} higher and keep {bound}; TopologicalRateControl() finds the rate by "
+            "itself."
         )
     if largest < _NEAR:
         return f"{start}: no update that was measured could merge neurons, and the rate need not be changed."
@@ -95,6 +107,16 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g}%"
+
+
+def _room_of_loss(findings: Findings) -> float:
+    """How many times higher the rate could be before updates no longer lower the loss, in the median of the run."""
+    rooms = [
+        one.critical_lr / one.learning_rate
+        for one in findings.sharpness
+        if getattr(one, "learning_rate", 0) > 0 and math.isfinite(getattr(one, "critical_lr", math.nan))
+    ]
+    return median(rooms) if rooms else math.inf
 
 
 def _phase(broken: list[UpdateRecord], worst: list[UpdateRecord]) -> str:
@@ -138,4 +160,4 @@ def _rounded(value: float, to_integer: object) -> float:
     if not (0 < value < math.inf):
         return value
     unit = 10.0 ** math.floor(math.log10(value))
-    return float(f"{to_integer(value / unit) * unit:.3g}")  # type: ignore[operator]
+    return float(f"{to_integer(round(value / unit, 6)) * unit:.3g}")  # type: ignore[operator]

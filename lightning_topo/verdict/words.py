@@ -90,9 +90,10 @@ def _largest(findings: Findings) -> str:
 def _broken(findings: Findings) -> str:
     if not findings.measured:
         return ""
+    certain = ", on all neurons: none have become clones." if findings.clones_excluded else "."
     return (
         f"Updates with κ ≥ 1: {findings.broken:,} of {findings.measured:,} that were measured, of {findings.made:,} "
-        "that were made."
+        f"that were made{certain}"
     )
 
 
@@ -119,19 +120,22 @@ def _neurons(findings: Findings) -> str:
     courses: dict[str, list[Any]] = {}
     for record in sorted(findings.topology, key=lambda record: record.step):  # the start may have been measured late
         courses.setdefault(record.group, []).append(record)
-    if counts_distinct(findings.topology):
-        return _distinct(courses)
-    if any(len(course) > 1 for course in courses.values()):
-        return _drift({name: course for name, course in courses.items() if len(course) > 1})
+    compared = {name: course for name, course in courses.items() if len(course) > 1}
+    if compared:
+        return _distinct(compared) if counts_distinct(findings.topology) else _drift(compared)
     known = [record for record in findings.updates if not math.isnan(record.lower)]
     if not known:
         return ""
     lower, upper = min(known, key=lambda record: record.lower), max(known, key=lambda record: record.upper)
+    if findings.clones_excluded:
+        end = "every update was measured, and none has made clones of neurons that differed"
+    elif courses:
+        end = "their topology was measured once, so that there is nothing to compare"
+    else:
+        end = "PersistenceMonitor() tells how many stay distinct"
     return (
         f"Neurons: a single measured update changed distances between them by factors from {lower.lower:.3g} "
-        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); "
-        f"{'PersistenceMonitor() tells' if not courses else 'their topology was measured too seldom to tell'} how many "
-        "stay distinct."
+        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); {end}."
     )
 
 
@@ -140,9 +144,15 @@ def _distinct(courses: dict[str, list[Any]]) -> str:
     last = {name: course[-1].distinct for name, course in courses.items()}
     merged = sorted((name for name in first if last[name] < first[name]), key=lambda name: last[name] / first[name])
     start = f"Distinct neurons: {sum(first.values()):,} at the first measurement, {sum(last.values()):,} at the last"
-    if not merged:
-        return f"{start}; no group has lost any."
-    return f"{start}; {_listed([f'{name} {first[name]:,} → {last[name]:,}' for name in merged])}."
+    lost = _listed([f"{name} {first[name]:,} → {last[name]:,}" for name in merged]) or "no group has lost any"
+    return f"{start}; {lost}.{_dormant(courses)}"
+
+
+def _dormant(courses: dict[str, list[Any]]) -> str:
+    """Units that say the same whatever the input is, as far as activations are known."""
+    last = {name: getattr(course[-1], "dormant", None) for name, course in courses.items()}
+    many = sorted(((share, name) for name, share in last.items() if share is not None and share >= 0.01), reverse=True)
+    return f" Dormant units: {_listed([f'{name} {share:.0%}' for share, name in many])}." if many else ""
 
 
 def _drift(courses: dict[str, list[Any]]) -> str:

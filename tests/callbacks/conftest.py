@@ -6,54 +6,19 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+
+from .. import small
+from ..small import loader
 
 
-class Classifier(pl.LightningModule):
-    """Batches carry their own numbers, so that the order in which they came can be compared."""
+class Classifier(small.Classifier):
+    """Logs a validation loss, and is trained by SGD where nothing else is asked for."""
 
     def __init__(self, make_optimizer=None, dropout=0.0):
-        super().__init__()
-        self.make_optimizer = make_optimizer
-        self.net = nn.Sequential(
-            nn.Linear(6, 12),
-            nn.BatchNorm1d(12),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(12, 8),
-            nn.Tanh(),
-            nn.Linear(8, 3),
-        )
-        self.seen = []
-
-    def forward(self, x):
-        return self.net(x)
-
-    def loss(self, batch):
-        x, y = batch
-        return nn.functional.cross_entropy(self(x), y)
-
-    def training_step(self, batch, batch_idx):
-        self.seen.append(batch[0].sum().item())
-        loss = self.loss(batch)
-        self.log("train_loss", loss)
-        return loss
+        super().__init__(make_optimizer or (lambda model: torch.optim.SGD(model.parameters(), lr=0.1)), dropout)
 
     def validation_step(self, batch, batch_idx):
         self.log("val_loss", self.loss(batch))
-
-    def configure_optimizers(self):
-        if self.make_optimizer is not None:
-            return self.make_optimizer(self)
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def loader(n=96, batch_size=8, shuffle=True):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, 6, generator=generator)
-    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
-    return DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=shuffle)
 
 
 class Clock(pl.Callback):
@@ -119,16 +84,6 @@ def trainer(tmp_path):
     """A quiet Trainer of one short run; options override."""
 
     def make(callbacks=(), **options):
-        settings = {
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": tmp_path,
-            "log_every_n_steps": 1,
-        }
-        return pl.Trainer(callbacks=list(callbacks), **(settings | options))
+        return small.trainer(tmp_path, **({"callbacks": list(callbacks), "log_every_n_steps": 1} | options))
 
     return make

@@ -198,9 +198,11 @@ def test_a_fresh_fit_counts_anew(classifier, trainer, data):
     for count in (1, 2):
         trainer([monitor], max_epochs=1).fit(classifier(reckless), data())
         assert [record.step for record in monitor.history] == [0] * count
-        assert {k: v for k, v in monitor.state_dict().items() if k != "last"} == {
+        state = monitor.state_dict()
+        assert {k: v for k, v in state.items() if k not in ("last", "tally")} == {
             "due": 1, "made": 1, "updates": [12], "broken_updates": 1, "measured_updates": 1
         }  # fmt: skip
+        assert state["tally"]["net.0"][:2] == [1, 1]
 
 
 def test_a_fit_that_goes_on_counts_on(classifier, trainer, data):

@@ -132,7 +132,7 @@ def test_no_update_of_a_changed_model_exceeds_the_bound(act, classifier, trainer
 
 def test_neurons_of_a_layer_that_is_added_are_measured(classifier, trainer, data):
     monitor = lt.BiLipschitzMonitor(max_overhead=None)
-    topology = lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=1)
+    topology = lt.PersistenceMonitor("*", max_overhead=None, every_n_train_steps=1)  # the new layer has six units
     clipping = lt.TopologicalStepClipping(1e-3)
     fit(trainer, classifier, data, deepened, [monitor, topology, clipping])
     assert steps_of(monitor, "net.5.1.0") == list(range(STEPS, 2 * STEPS))

@@ -50,3 +50,14 @@ def test_the_first_process_measures_and_training_is_untouched(classifier, traine
     assert watched == plain
     assert watched[0]["weights"] == watched[1]["weights"]
     assert watched[0]["batches"] != watched[1]["batches"]
+
+
+def test_a_loss_without_second_derivatives_keeps_nobody_waiting(classifier, trainer, data, tmp_path):
+    class Attentive(type(classifier())):
+        def forward(self, x):
+            h = self.net(x)[None, None]
+            return torch.nn.functional.scaled_dot_product_attention(h, h, h)[0, 0]
+
+    monitors = [lt.SharpnessMonitor(max_overhead=None, every_n_train_steps=3)]
+    watched = run(tmp_path / "watched", monitors, Attentive, trainer, data)
+    assert [process["measured"] for process in watched] == [[4], [0]]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
 
+pytestmark = pytest.mark.slow
 N_NEURONS, N_TEACHER, N_SAMPLES = 1024, 128, 3500
 
 

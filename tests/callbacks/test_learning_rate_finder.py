@@ -332,12 +332,13 @@ def test_search_says_what_it_found_and_did(lab, caplog, before_fit):
         search.result = topological_lr_find(trainer, model, lab.loader(), hold_steps=HOLD)
     else:
         trainer.fit(model, lab.loader())
-    found, suggestion, change, spent = said(caplog)
+    found, suggestion, followed, change, spent = said(caplog)
     low, high = search.result.bracket
     broken = next(trial for trial in search.result.trials if trial.lr == high)
     assert f"{search.result.critical_lr:.3g}: held at {low:.3g}, broke at {high:.3g}" in found
     assert f"in {broken.group} at update {broken.broke_at_step}" in found
-    assert f"{search.optimal_lr:.3g}, a share of 0.25" in suggestion
+    assert f"{search.optimal_lr:.3g}, a share of {search.result.safety:.3g} of it, where" in suggestion
+    assert followed.endswith("schedule of the trials: constant, as the run has no scheduler")
     assert change.endswith(f"learning rate lr was 0.05, is {search.optimal_lr:.3g}")
     assert f"{search.result.total_steps} optimizer steps, " in spent
     assert spent.endswith(" s")

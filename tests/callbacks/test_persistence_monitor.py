@@ -4,10 +4,18 @@ import warnings
 from itertools import pairwise
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import lightning_topo as lt
-from lightning_topo.functional import betti_at_scale, bottleneck_distance, persistence, persistence_entropy
+from lightning_topo.functional import (
+    betti_at_scale,
+    bottleneck_distance,
+    distinct_neurons,
+    longest_bar_scale,
+    persistence,
+    persistence_entropy,
+)
 
 from .conftest import Clock
 
@@ -46,6 +54,93 @@ def test_certified_numbers_never_exceed_the_true_ones(classifier, trainer, data)
     assert monitor.history[0].certified_betti == monitor.history[0].betti[:2]
 
 
+def test_distinct_neurons_are_those_of_the_start_and_of_now(classifier, trainer, data):
+    module = classifier(lambda m: torch.optim.SGD(m.parameters(), lr=0.5))
+    before = first_layer(module)
+    monitor = lt.PersistenceMonitor(groups="net.0", max_overhead=None, every_n_train_steps=10)
+    trainer([monitor]).fit(module, data())
+    assert [record.distinct for record in monitor.history][:1] == [12]
+    assert monitor.history[-1].distinct == distinct_neurons(first_layer(module), before)
+    assert all(record.n_compared == 12 for record in monitor.history)
+
+
+def test_neurons_that_merge_are_counted_live(classifier, trainer, data, recorder):
+    class Merge(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            """From the third update on, seven neurons are copies of the first, but for one share in a hundred."""
+            if trainer.global_step >= 3:
+                net = pl_module.net
+                with torch.no_grad():
+                    for p in (net[0].weight, net[0].bias, net[1].weight, net[1].bias, net[4].weight.T):
+                        p[1:8] = p[0] + 0.001 * (p[1:8] - p[0])
+
+    monitor = lt.PersistenceMonitor(groups="net.0", max_overhead=None, every_n_train_steps=1)
+    made = trainer([Merge(), monitor], max_epochs=1, logger=[recorder])
+    made.fit(classifier(), data())
+    series = recorder.series("topology.net.0.distinct")
+    assert [value for _, value in series] == [12] * 3 + [5] * 10
+    assert made.callback_metrics["topology/net.0/distinct"] == 5
+
+
+def test_the_scale_can_be_chosen_at_the_start(classifier, trainer, data, tmp_path, weights_only):
+    def monitor():
+        return lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=6, scale="auto")
+
+    module = classifier()
+    chosen = longest_bar_scale(persistence(first_layer(module), 1))
+    first = monitor()
+    made = trainer([first], max_epochs=1)
+    made.fit(module, data(shuffle=False))
+    assert {record.scale for record in first.history if record.group == "net.0"} == {chosen}
+    assert len({record.scale for record in first.history}) == 2  # each group has its own
+    last = [record for record in first.history if record.group == "net.0"][-1]
+    assert last.betti == betti_at_scale(first_layer(module), chosen)
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    second = monitor()
+    trainer([second]).fit(classifier(), data(shuffle=False), ckpt_path=tmp_path / "a.ckpt", **weights_only)
+    assert {record.scale for record in second.history if record.group == "net.0"} == {chosen}
+
+
+def test_small_groups_are_left_out_unless_they_are_asked_for(classifier, trainer, data, caplog):
+    def module():
+        made = classifier()
+        made.net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 7), torch.nn.Tanh())
+        made.net.append(torch.nn.Linear(7, 3))
+        return made
+
+    def measured(groups):
+        monitor = lt.PersistenceMonitor(groups, max_overhead=None)
+        trainer([monitor]).fit(module(), data())
+        return {record.group for record in monitor.history}
+
+    with caplog.at_level("INFO"):
+        assert measured(None) == {"net.0"}
+    said = [r.getMessage() for r in caplog.records if "leaves out groups of fewer than 8 units" in r.getMessage()]
+    assert len(said) == 1
+    assert "(net.2)" in said[0]
+    caplog.clear()
+    assert measured("*") == measured(["net.0", "net.2"]) == {"net.0", "net.2"}
+    assert "leaves out" not in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_distinct_neurons(classifier, trainer, data):
+    class Earlier(lt.PersistenceMonitor):
+        def setup(self, trainer, pl_module, stage):
+            super().setup(trainer, pl_module, stage)
+            self.load_state_dict(saved)  # as Lightning does, after ``setup``
+
+    whole = lt.PersistenceMonitor(groups="net.0", max_overhead=None)
+    trainer([whole]).fit(classifier(), data(shuffle=False))
+    saved = whole.state_dict()
+    for name in ("scale", "nearest", "size"):
+        del saved["first"]["net.0"][name]
+    saved["measured_at"] = None
+    monitor = Earlier(groups="net.0", max_overhead=None, scale=0.4, every_n_train_steps=5)
+    trainer([monitor]).fit(classifier(), data(shuffle=False))
+    assert monitor.history
+    assert all(record.distinct is None and record.scale == 0.4 for record in monitor.history)
+
+
 def test_samples_of_large_groups_have_a_covering_radius(classifier, trainer, data):
     monitor = lt.PersistenceMonitor(groups="net.0", max_neurons=5, betti_max_neurons=7, max_overhead=None)
     module = classifier()
@@ -65,6 +160,7 @@ def test_log_keys(classifier, trainer, data, recorder):
     keys = {key for _, row in recorder.rows for key in row}
     fields = [f"{name}_{k}" for name in ("entropy", "total_persistence", "drift", "certified_betti") for k in (0, 1)]
     fields += ["betti_0", "betti_1", "betti_2", "covering_radius", "diameter"]
+    fields += ["distinct", "dormant", "effective_rank"]
     assert {f"topology.{group}.{field}" for group in ("net.0", "net.4") for field in fields} <= keys
     assert "topology.coverage" in keys
     assert "topology/net.0/betti_0" in made.callback_metrics
@@ -189,6 +285,7 @@ def test_identical_and_dead_neurons(classifier, trainer, data):
     bi_lipschitz = lt.BiLipschitzMonitor(max_overhead=None)
     trainer([monitor, bi_lipschitz]).fit(module(), data())
     assert all(record.betti[0] == 1 and record.drift == () for record in monitor.history)
+    assert all(record.distinct == 1 for record in monitor.history)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +295,7 @@ def test_identical_and_dead_neurons(classifier, trainer, data):
         ({"max_neurons": 1}, "max_neurons"),
         ({"scale": 0}, r"scale is a share of the diameter"),
         ({"scale": 1.5}, "scale"),
+        ({"scale": "automatic"}, r"or 'auto'; but got 'automatic'"),
         ({"betti_max_dim": -1}, "betti_max_dim"),
         ({"betti_max_neurons": 0}, "betti_max_neurons"),
         ({"tolerance": -0.1}, "tolerance"),
@@ -213,7 +311,7 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     """Each takes half a second, and three fifths of a second a batch are allowed."""
     measured = []
 
-    def measure_group(group, trainer, points, step):
+    def measure_group(group, trainer, points, step, now=True):
         clock.now += 0.5
         measured.append((trainer.global_step, group.name))
         return {}
@@ -222,7 +320,7 @@ def test_groups_that_are_dear_take_turns(classifier, trainer, data):
     widths = [6, 5, 5, 5, 5, 5, 5, 5, 5, 3]
     layers = [(torch.nn.Linear(n, m), torch.nn.Tanh()) for n, m in pairwise(widths)]
     module.net = torch.nn.Sequential(*(part for pair in layers for part in pair))
-    clock, monitor = Clock(), lt.PersistenceMonitor(max_overhead=1.0, every_n_train_steps=1)
+    clock, monitor = Clock(), lt.PersistenceMonitor("*", max_overhead=1.0, every_n_train_steps=1)
     monitor._measure_group, monitor._budget._clock = measure_group, clock
     trainer([clock, monitor], max_epochs=1).fit(module, data(n=160))
     names = [name for _, name in measured]

@@ -60,6 +60,23 @@ def test_what_changes_training_is_added_by_name(classifier, trainer, data, monke
     assert [c.updates for c in made.callbacks if isinstance(c, lt.TopologicalStepClipping) and c is not mine] == [0]
 
 
+def test_finder_from_the_environment(classifier, trainer, data, monkeypatch):
+    """It sets the optimizer's rate, though the model keeps none in an attribute; the user's own goes first."""
+    monkeypatch.setenv("LIGHTNING_TOPO", "finder")
+    made = trainer(max_epochs=1)
+    (search,) = [c for c in made.callbacks if isinstance(c, lt.TopologicalLearningRateFinder)]
+    made.fit(classifier(), data())
+    assert search.result.status == "found"
+    assert made.optimizers[0].param_groups[0]["lr"] == pytest.approx(search.optimal_lr)
+
+    mine = lt.TopologicalLearningRateFinder(safety=0.5, update_attr=False)
+    made = trainer([mine], max_epochs=1)
+    made.fit(classifier(), data())
+    results = [c.result for c in made.callbacks if isinstance(c, lt.TopologicalLearningRateFinder)]
+    assert len([result for result in results if result is not None]) == 1
+    assert mine.result.safety == 0.5
+
+
 def test_the_other_import_name(tmp_path, monkeypatch):
     lightning = pytest.importorskip("lightning.pytorch")
     monkeypatch.setenv("LIGHTNING_TOPO", "bilipschitz")
@@ -118,5 +135,7 @@ def test_a_model_without_neurons_still_trains(trainer, data, monkeypatch):
 
 def test_an_unknown_monitor_is_an_error(monkeypatch):
     monkeypatch.setenv("LIGHTNING_TOPO", "betti")
-    with pytest.raises(ValueError, match="bilipschitz, persistence, sharpness, control, clipping; but got 'betti'"):
+    with pytest.raises(
+        ValueError, match="bilipschitz, persistence, sharpness, control, clipping, finder; but got 'betti'"
+    ):
         callbacks_from_environment()

@@ -78,9 +78,10 @@ def strategy(name):
 
 
 def three(**options):
+    groups = {"groups": "*"} | options  # also the small ones
     return [
         lt.BiLipschitzMonitor(max_overhead=None, **options),
-        lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=3, figures=False, **options),
+        lt.PersistenceMonitor(max_overhead=None, every_n_train_steps=3, figures=False, **groups),
         lt.SharpnessMonitor(max_overhead=None, every_n_train_steps=2),
     ]
 
@@ -119,6 +120,17 @@ def series(outcome, *names):
     }
 
 
+def told(rows, name):
+    values = [value for _, row in rows for key, value in row.items() if key.endswith(f".{name}")]
+    assert values
+    return values
+
+
+def of_weights(values):
+    """Without what is of the activations."""
+    return {key: value for key, value in values.items() if not key[1].endswith((".dormant", ".effective_rank"))}
+
+
 def same(seen, expected):
     assert seen.keys() == expected.keys()
     assert len(seen) > 50
@@ -130,12 +142,19 @@ def same(seen, expected):
 def test_metrics_are_those_of_one_process(name, processes, tmp_path, recorder):
     [one] = processes(1, fit, "one", tmp_path, copy.deepcopy(recorder), three())
     first, second = processes(2, fit, name, tmp_path, copy.deepcopy(recorder), three())
-    kinds = ("bilipschitz", "topology", "sharpness") if name == "ddp" else ("bilipschitz", "topology")
-    for kind in kinds:
-        # DDP's first process measures the sharpness of its own half of the batch.
-        if kind != "sharpness":
-            same(series(first, kind), series(one, kind))
+    for kind in ("bilipschitz", "topology"):
+        same(of_weights(series(first, kind)), of_weights(series(one, kind)))
+    # Sharpness and activations are those of the first process's half of the batch.
+    activations = [outcome["rows"] for outcome in (first, one)]
+    assert len({len(told(rows, "dormant")) for rows in activations}) == 1
+    assert all(0 <= value <= 1 for value in told(first["rows"], "dormant"))
+    ranks = told(first["rows"], "effective_rank")
+    assert 1 <= min(ranks) <= max(ranks) <= GLOBAL_BATCH / 2 + 1e-6
     assert len(series(first, "sharpness")) == (len(series(one, "sharpness")) if name == "ddp" else 0)
+    if name == "ddp":  # the critical rate is of the loss over all processes
+        critical = [{k: v for k, v in series(o, "sharpness").items() if "critical" in k[1]} for o in (first, one)]
+        assert critical[0] == pytest.approx(critical[1], rel=2e-2)
+        assert len(critical[0]) == 6
     assert first["measured"][:2] == one["measured"][:2] == [24, 10]
     assert second["rows"] == []
     assert second["measured"] == [0, 0, 0]

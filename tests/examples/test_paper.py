@@ -1,5 +1,6 @@
 """The paper's experiments: their parts against known truths, and the short run with the claims that it asserts."""
 
+import argparse
 import gzip
 import math
 import os
@@ -101,7 +102,22 @@ def test_reads_mnist_files(paper, tmp_path, mnist, form):
     np.testing.assert_allclose(x.numpy(), mnist[0].reshape(5, 784) / 255, rtol=1e-6)
     assert y.tolist() == mnist[1].tolist()
     assert "5 images of" in what
-    assert "--data-dir" in what
+    assert what.endswith(f"in {tmp_path.name}")
+
+
+def test_takes_an_installed_set_where_none_is_named(paper, tmp_path, mnist, monkeypatch):
+    networks = paper("real_networks")
+    monkeypatch.setattr(networks, "PACKAGED", tmp_path)
+
+    def chosen(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run_all.py", "--output", str(tmp_path / "out"), *arguments])
+        return networks.arguments_with_data(argparse.ArgumentParser()).data_dir
+
+    assert chosen() is None
+    write_idx(tmp_path, mnist, packed=True)
+    assert chosen() == tmp_path
+    assert chosen("--fast") is None
+    assert chosen("--data-dir", "elsewhere") == Path("elsewhere")
 
 
 def test_refuses_what_is_not_mnist(paper, tmp_path, mnist):
@@ -128,11 +144,12 @@ def run(script, *arguments):
     return done
 
 
+@pytest.mark.slow
 def test_trains_on_the_files_of_the_data_folder(tmp_path, mnist):
     write_idx(tmp_path / "data", tuple(np.concatenate([array] * 300) for array in mnist), packed=True)
     arguments = ["--fast", "--processes", "1", "--data-dir", tmp_path / "data", "--output", tmp_path / "out"]
     done = run("real_networks.py", *arguments)
-    assert "Images: 1,500 images of train-images-idx3-ubyte.gz" in done.stdout
+    assert "Images: 1,500 images of train-images-idx3-ubyte.gz in data" in done.stdout
     assert (tmp_path / "out" / "real_networks_betti.png").exists()
 
 
@@ -141,7 +158,9 @@ def made_up_run(paper, lr, criticalities, betti, end):
     common, setups = paper("common"), paper("setups")
     start = setups.figure_eight(64).numpy()
     records = [BiLipschitzRecord(k, "hidden", lr, 1 - c, 1 + c, 1.0, c, lr / c, 0) for k, c in enumerate(criticalities)]
-    topology = [PersistenceRecord(k, "hidden", b, (), (), (), (1, 2), 0.0, 2.0) for k, b in enumerate(betti)]
+    topology = [
+        PersistenceRecord(k, "hidden", b, (), (), (), (1, 2), 0.0, 2.0, 0.04, 64, 64) for k, b in enumerate(betti)
+    ]
     sharpness = [SharpnessRecord(k, 1 / lr, lr) for k in range(len(betti))]
     experiment = common.Experiment("figure-eight", "small", paper("neurons_r2").task, "GD", lr, 2, 0, 0.04)
     losses = np.ones(len(criticalities))
@@ -172,6 +191,7 @@ def test_verdicts_are_counted_from_the_runs(paper):
     assert found["1/λmax is at most η* = 1/K of the same update (GD)"][1].startswith("5 of 6 measurements")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a minute on two free cores
 def test_the_short_run_asserts_its_claims(tmp_path):
     run("run_all.py", "--fast", "--output", tmp_path)

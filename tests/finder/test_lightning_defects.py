@@ -266,3 +266,4 @@ def test_rate_is_logarithmic_and_bracketed(lab):
     result = topological_lr_find(lab.trainer(), lab.model(), lab.loader(), hold_steps=HOLD, tolerance=0.03)
     low, high = result.bracket
     assert math.log(high / low) <= math.log(1.03) * (1 + 1e-6)
+    assert math.sqrt(high * low) == pytest.approx(result.critical_lr)

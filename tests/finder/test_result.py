@@ -40,6 +40,7 @@ def test_print_is_a_few_plain_lines():
         "TopologicalLRResult",
         "  critical learning rate 0.0822: held at 0.08, broke at 0.0845 (not finite after update 3)",
         "  suggestion 0.0206, a share of 0.25 of it",
+        "  schedule of the trials: constant",
         "  2 trials, 54 optimizer steps",
     ]
     broken = Trial(1e-8, False, 0, 7.5, (1.0,), "fc1", 1)

@@ -61,6 +61,9 @@ def finder(draw: Draw) -> None:
         "max_lr": r.choice((100.0, 1.0)),
         "tolerance": r.choice((1.0, 5.0)),
         "orders": r.choice((1, 1, 2)),
+        "safety": r.choice(("auto", "auto", 0.25)),
+        "trial_steps": r.choice((5, 8)),
+        "schedule": r.random() < 0.8,
     }
     times, within = r.choice((1, 1, 2)), r.random() < 0.3
 

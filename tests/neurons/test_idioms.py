@@ -166,6 +166,62 @@ def multiplied(net):
     return net
 
 
+def looped(net, x):
+    """Head by head, on slices of the packed projections."""
+    q, k, v = (layer(x) for layer in (net.q, net.k, net.v))
+    heads_of = [slice(i * 4, i * 4 + 4) for i in range(2)]
+    return net.out(torch.cat([softmaxed(q[..., i], k[..., i]) @ v[..., i] for i in heads_of], -1).mean(1))
+
+
+def softmaxed(q, k, bias=0.0):
+    mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return (q @ k.mT / q.shape[-1] ** 0.5 + bias).masked_fill(~mask, float("-inf")).softmax(-1)
+
+
+def distances(t):
+    return (torch.arange(t) - torch.arange(t)[:, None]).abs()
+
+
+def with_linear_biases(net, x):
+    """ALiBi: scores fall with the distance, in each head by a slope of its own."""
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    bias = torch.tensor([0.5, 0.25])[:, None, None] * distances(x.shape[1])
+    return net.out(merged(softmaxed(q, k, -bias) @ v).mean(1))
+
+
+def with_linear_biases_by_einsum(net, x):
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    bias = torch.einsum("h,qk->hqk", torch.tensor([0.5, 0.25]), distances(x.shape[1]).float())
+    return net.out(merged(softmaxed(q, k, -bias.expand(len(x), -1, -1, -1)) @ v).mean(1))
+
+
+def with_linear_biases_in_a_loop(net, x):
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    far = distances(x.shape[1])
+    each = [softmaxed(q[:, i], k[:, i], -far * slope) @ v[:, i] for i, slope in enumerate((0.5, 0.25))]
+    return net.out(merged(torch.stack(each, 1)).mean(1))
+
+
+def with_learned_linear_biases_in_a_loop(net, x):
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    far = distances(x.shape[1]).to(x)
+    each = [softmaxed(q[:, i], k[:, i], -far * net.slopes[i]) @ v[:, i] for i in range(2)]
+    return net.out(merged(torch.stack(each, 1)).mean(1))
+
+
+def different_heads(net, x):
+    """A loop whose turns do different things tells its heads apart."""
+    q, k, v = (heads(layer(x)) for layer in (net.q, net.k, net.v))
+    one, other = softmaxed(q[:, 0], k[:, 0]) @ v[:, 0], (q[:, 1] @ k[:, 1].mT).sigmoid() @ v[:, 1]
+    return net.out(merged(torch.stack([one, other], 1)).mean(1))
+
+
+def sloped(case):
+    model, example = case
+    model.slopes = parameter(2)
+    return model, example
+
+
 RELATIVE = {"heads": 2, "values": 4, "keys": 4}
 CASES = {
     "relative positions, padded": (lambda: relative(shifted), RELATIVE),
@@ -183,6 +239,16 @@ CASES = {
     "windows of a transposed tensor": (lambda: attending(transposed_windows), {"heads": 2, "keys": 4, "values": 4}),
     "sparse queries": (lambda: attending(sparse_queries), {"heads": 2, "keys": 4, "values": 4}),
     "batch and heads by index": (lambda: attending(batch_and_heads_by_index), {"heads": 2, "keys": 4, "values": 4}),
+    "heads in a loop": (lambda: attending(looped), {"heads": 2, "keys": 4, "values": 4}),
+    "linear biases": (lambda: attending(with_linear_biases), {"keys": 4, "values": 4}),
+    "linear biases by einsum": (lambda: attending(with_linear_biases_by_einsum), {"keys": 4, "values": 4}),
+    "linear biases in a loop": (lambda: attending(with_linear_biases_in_a_loop), {"keys": 4, "values": 4}),
+    "learned linear biases in a loop": (
+        lambda: sloped(attending(with_learned_linear_biases_in_a_loop)), {"heads": 2, "keys": 4, "values": 4},
+    ),
+    "a loop that treats heads differently": (
+        lambda: attending(different_heads), {"keys": 4, "q": 4, "values": 4, "v": 4},
+    ),
     "packed by groups of queries": (
         lambda: (Net(group_packed, qkv=nn.Linear(5, 40), out=nn.Linear(24, 3)), torch.randn(2, 6, 5)),
         {"heads": 2, "query_heads": 3, "keys": 4, "values": 4},

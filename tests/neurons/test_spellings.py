@@ -69,6 +69,16 @@ def batched_attention(q, k, v):
     return torch.bmm(weights.softmax(-1), folded[2]).view(q.shape)
 
 
+def looped_attention(q, k, v):
+    """Head by head, stacked again."""
+    return torch.stack([manual_attention(q[:, i], k[:, i], v[:, i]) for i in range(HEADS)], 1)
+
+
+def looped_over_chunks(q, k, v):
+    parts = zip(q.chunk(HEADS, 1), k.chunk(HEADS, 1), v.chunk(HEADS, 1), strict=True)
+    return torch.cat([functional.scaled_dot_product_attention(*part) for part in parts], 1)
+
+
 def summed_attention(q, k, v):
     weights = ((q[:, :, :, None] * k[:, :, None]).sum(-1) / q.shape[-1] ** 0.5).softmax(-1)
     return (weights[..., None] * v[:, :, None]).sum(3)
@@ -133,6 +143,8 @@ SPELLINGS = {
         "einsum": einsum_attention,
         "bmm": batched_attention,
         "sum of products": summed_attention,
+        "loop": looped_attention,
+        "loop over chunks": looped_over_chunks,
     },
     "merge": {
         "flatten": lambda x: x.transpose(1, 2).flatten(2),

@@ -4,7 +4,7 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
-from lightning_topo.finder import TopologicalLRResult, Trial
+from lightning_topo.finder import ShareTrial, TopologicalLRResult, Trial
 from lightning_topo.plots.finder import plot_lr_search
 
 FIRST = Trial(100.0, False, 0, 700.0, (2.3,))
@@ -42,10 +42,26 @@ def test_picture_is_of_the_answer_and_says_what_it_leaves_out():
 
 
 def test_each_course_of_losses_and_where_it_broke():
-    lines = {line.get_label(): line for line in below(plot_lr_search(FOUND)).lines}
+    ax = below(plot_lr_search(FOUND))
+    lines = {line.get_label(): line for line in ax.lines}
     assert lines.keys() == {"0.11", "0.1", "_broke"}  # one update has no course, and of two of which one is NaN none
     assert lines["0.1"].get_ydata().tolist() == [2.3, 1.0, 0.4, 0.3]
-    assert (lines["_broke"].get_xdata(), lines["_broke"].get_ydata()) == ([2], [4.0])
+    assert lines["_broke"].get_xdata().tolist() == [2]
+    assert lines["_broke"].get_ydata().tolist() == [min(4.0, ax.get_ylim()[1])]  # at the edge where the loss has left
+
+
+def test_short_trials_are_drawn_and_the_picture_is_of_their_losses():
+    short = (ShareTrial(0.05, (2.3, 1.5, 0.9), 3, 0.9), ShareTrial(0.025, (2.3, 1.9, 1.6), 3, 1.6))
+    wild = Trial(0.1, True, None, 0.8, (2.3, 50.0, 60.0))
+    result = TopologicalLRResult("found", (0.1, 0.11), (BROKEN, wild), 0.48, short)
+    ax = plot_lr_search(result)
+    assert labels(ax)[-1] == "short trials"
+    strokes = ax.collections[-1]
+    assert [rate for rate, _ in strokes.get_offsets().tolist()] == [0.05, 0.025]
+    lower = below(ax)
+    assert [text.get_text() for text in lower.get_legend().get_texts()] == ["0.05", "0.025"]
+    assert lower.get_ylim()[0] < 0.9 < 2.3 < lower.get_ylim()[1] < 5
+    assert ax.get_xlim()[0] < 0.025
 
 
 def test_loss_that_diverges_leaves_the_picture():

@@ -1,6 +1,7 @@
 """The sentence of advice, for courses of κ that are written down by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from lightning_topo.verdict.advice import advice
 def test_a_rate_far_below_may_be_raised(course, findings):
     """0.15 / 0.0125 = 12: rounded down to one digit."""
     said = advice(findings(course(*[0.01] * 9, 0.0125)))
-    assert said.startswith("κ stayed below 0.02: the rate could be about 10 times higher before κ reaches 0.15")
+    assert said.startswith("κ stayed below 0.02: the rate could be about 10 times higher and keep κ within 0.15")
 
 
 def test_far_more_than_a_hundred_times_is_not_counted(course, findings):
@@ -31,8 +32,8 @@ def test_near_the_edge_the_rate_is_not_to_be_raised(course, findings):
 def test_the_rate_is_too_high_where_most_updates_break(course, findings):
     """The median is 1.2, eight times 0.15."""
     said = advice(findings(course(*[1.2] * 9, 0.5)))
-    assert said.startswith("9 of 10 measured updates could merge neurons, all in fc1: lower the learning rate")
-    assert "about 8 times" in said
+    assert said.startswith("9 of 10 measured updates could merge neurons, all in fc1: divide the learning rate")
+    assert "by about 8, or" in said
 
 
 def test_broken_updates_while_the_rate_rises(course, findings):
@@ -94,3 +95,15 @@ def test_nothing_measured():
 def test_no_movement_and_no_resolution(course, findings, kappa):
     said = advice(findings(course(*[kappa] * 9)))
     assert said.startswith("The neurons did not move" if kappa == 0 else "No two neurons could be told apart")
+
+
+@pytest.mark.parametrize(
+    ("critical_lr", "expected"),
+    [(0.6, "about 3 times higher and keep η within half of η_c"), (0.2, "the loss would not: η is 50% of η_c in the")],
+)
+def test_the_loss_may_leave_less_room_than_the_neurons(course, findings, critical_lr, expected):
+    """κ would allow 12 times the rate 0.1, the loss half of critical_lr / 0.1 times."""
+    sharpness = [SimpleNamespace(step=0, learning_rate=0.1, critical_lr=critical_lr)]
+    said = advice(findings(course(*[0.0125] * 10), sharpness=sharpness))
+    assert said.startswith("κ stayed below 0.02: ")
+    assert expected in said

@@ -24,6 +24,8 @@ def test_five_lines(course, findings):
     assert "by factors from 0.6 (fc2, step 2)" in neurons
     assert "PersistenceMonitor() tells how many stay distinct" in neurons
     assert "could merge neurons" in advice
+    proven = findings(course(*KAPPAS), clones_excluded=True)
+    assert verdict(proven).lines[3].endswith("none has made clones of neurons that differed.")
 
 
 def test_the_critical_rate_of_the_loss_is_beside_that_of_the_neurons(course, findings):
@@ -37,6 +39,21 @@ def test_neurons_that_merged_are_counted(course, findings):
     assert line == "Distinct neurons: 96 at the first measurement, 84 at the last; b 32 → 20."
     kept = verdict(findings(course(*KAPPAS), topology=[rows[0], rows[2]])).lines[3]
     assert kept == "Distinct neurons: 64 at the first measurement, 64 at the last; no group has lost any."
+
+
+def test_clones_are_excluded_where_all_updates_were_seen(course, findings):
+    broken = verdict(findings(course(*KAPPAS), made=7, clones_excluded=True)).lines[1]
+    assert broken == (
+        "Updates with κ ≥ 1: 0 of 7 that were measured, of 7 that were made, on all neurons: none have become clones."
+    )
+
+
+def test_dormant_units_are_named(course, findings):
+    rows = [topology(name, 0, 64) for name in "abc"]
+    for row, share in zip(rows, (0.25, 0.004, None), strict=True):
+        row.dormant = share
+    line = verdict(findings(course(*KAPPAS), topology=rows)).lines[3]
+    assert line.endswith("; no group has lost any. Dormant units: a 25%.")
 
 
 def test_a_start_that_was_measured_late_is_the_first(course, findings):

@@ -76,13 +76,13 @@ def _noisy(tensor: Tensor, generator: torch.Generator, kept: float) -> Tensor:
     noise = _randn_like(tensor, generator)
     if bool((tensor > 0).all()):  # scales, variances and other numbers that may have to be positive
         return tensor.clamp_min(usual) * (0.6 * noise).exp()
-    size = tensor.square().mean().sqrt().clamp_min(usual)
-    return kept * tensor + (1 - kept**2) ** 0.5 * size * noise
+    size = (torch.linalg.vector_norm(tensor) / tensor.numel() ** 0.5).clamp_min(usual)
+    return noise.mul_((1 - kept**2) ** 0.5 * size).add_(tensor, alpha=kept)
 
 
 def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Every number moved by about its rounding error."""
-    return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * _randn_like(tensor, generator))
+    return _randn_like(tensor, generator).mul_(2 * torch.finfo(tensor.dtype).eps).add_(1).mul_(tensor)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from lightning_topo.neurons.exchange.silence import silence
 from lightning_topo.neurons.exchange.unfused import UnfusedLayers
@@ -75,8 +74,13 @@ class InDouble(TorchDispatchMode):
             kwargs["dtype"] = WIDER[kwargs["dtype"]]
         if func._schema.is_mutable:  # must write to the tensor that it was given
             return func(*args, **kwargs)
-        return tree_map(_widened, func(*tree_map(_widened, args), **kwargs))
+        return _widened(func(*_widened(args), **kwargs))
 
 
 def _widened(value: Any) -> Any:
-    return value.to(WIDER[value.dtype]) if isinstance(value, Tensor) and value.dtype in WIDER else value
+    """In double precision, in lists too; not by way of a tree, because recurrent nets run thousands of operations."""
+    if isinstance(value, Tensor):
+        return value.to(WIDER[value.dtype]) if value.dtype in WIDER else value
+    if isinstance(value, (tuple, list)):
+        return type(value)([_widened(item) for item in value])
+    return value

@@ -102,10 +102,11 @@ class ExchangeTest:
         cycles = [(group, _cycle(group.n_units(model), self._generator)) for group in groups]
         for group, cycle in cycles:
             _exchange_(model, group, cycle)
-        after = self._copy.outputs()
+        if self._copy.same(self._copy.before, self._copy.outputs()):
+            return True  # and so the copy may stay as it is
         for group, cycle in reversed(cycles):
             _exchange_(model, group, cycle.argsort())
-        return self._copy.same(self._copy.before, after)
+        return False
 
 
 @torch.no_grad()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from functools import partial
+from itertools import combinations, islice
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_topo.neurons.exchange.perturbed import PerturbedCopy
 from lightning_topo.neurons.exchange.sandbox import Sandbox
 from lightning_topo.neurons.merging.sizes import known_sizes, possible_sizes
 from lightning_topo.neurons.merging.slots import PlacedUnits, tie_
-from lightning_topo.neurons.merging.surgery import Sized, Surgery
+from lightning_topo.neurons.merging.surgery import Change, Sized, Surgery
 
 # Sizes that a forward pass reads are looked for among attributes that hold an old size: all of them, then one or two
 # at a time, those of the nearest modules first. Attention of one's own needs two at most (heads, width of all heads).
 _MOST_TRIES = 40
+# Which axis of their input holds the channels.
+_WITHOUT_PARAMETERS = {nn.InstanceNorm1d: -2, nn.InstanceNorm2d: -3, nn.InstanceNorm3d: -4}
 
 
 class MergeTrial:
@@ -66,22 +70,45 @@ class MergeTrial:
             tie_(tensors[name], slots, merged)
         before = self._copy.outputs()
         changes = self._surgery.merge(units, merged)
-        n_after = len(merged.unique())
+        sizes = self._sizes_that_run(units, changes, len(merged.unique()), before)
+        if isinstance(sizes, str):
+            return sizes
+        seen = self._channels_seen()
+        self._surgery.resize(seen)
+        return (*sizes, *seen)
+
+    def _sizes_that_run(
+        self, units: PlacedUnits, changes: Sequence[Change], n_after: int, before: Sequence[Tensor]
+    ) -> tuple[Sized, ...] | str:
         known = tuple(dict.fromkeys(known_sizes(self._model, changes, units, n_after)))
         self._surgery.resize(known)
-        first = problem = self._problem(before)
+        problem = self._problem(before)
         if problem is None:
             return known
         mark = self._surgery.mark()
-        for tried, further in enumerate(_choices(possible_sizes(self._model, changes, units, n_after, known))):
-            if tried == _MOST_TRIES:
-                break
-            self._surgery.resize(further)
+        further = possible_sizes(self._model, changes, units, n_after, known)
+        for choice in islice(_choices(further), _MOST_TRIES):
+            self._surgery.resize(choice)
             if self._problem(before) is None:
-                return (*known, *further)
+                return (*known, *choice)
             self._surgery.undo(mark)
-        assert first is not None
-        return first
+        return problem
+
+    def _channels_seen(self) -> list[Sized]:
+        """Sizes of norms without parameters, which only compare them with what comes in."""
+        seen: dict[str, int] = {}
+        hooks = []
+        for path, module in self._model.named_modules():
+            for kind, channels in _WITHOUT_PARAMETERS.items():
+                if isinstance(module, kind) and not module.affine and not module.track_running_stats:
+                    note = partial(_note_size, seen, path, channels)
+                    hooks.append(module.register_forward_pre_hook(note))
+        if hooks:
+            self._copy.outputs()
+        for hook in hooks:
+            hook.remove()
+        sizes = [Sized(path, "num_features", size) for path, size in seen.items()]
+        return [size for size in sizes if self._model.get_submodule(size.module).num_features != size.value]
 
     def _problem(self, before: Sequence[Tensor]) -> str | None:
         """What is wrong with the output now; None if nothing is."""
@@ -98,3 +125,7 @@ def _choices(sizes: Sequence[Sized]) -> Iterator[tuple[Sized, ...]]:
         yield tuple(sizes)
     for count in (1, 2):
         yield from combinations(sizes, count)
+
+
+def _note_size(seen: dict[str, int], path: str, axis: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+    seen[path] = args[0].shape[axis]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve, unify
+from lightning_topo.neurons.tracing.alignment import unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, Family, Index, plain
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 

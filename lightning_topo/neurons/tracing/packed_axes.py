@@ -13,19 +13,8 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise
 
-from lightning_topo.neurons.tracing.axes import (
-    Atom,
-    Axis,
-    Concat,
-    Free,
-    Misaligned,
-    concat,
-    factor,
-    freeze,
-    product,
-    resolve,
-    unify,
-)
+from lightning_topo.neurons.tracing.alignment import Misaligned, factor, unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Concat, Free, concat, freeze, product, resolve
 
 # Of each reshape that makes a packed axis, at which positions it is cut later.
 Cuts = Mapping[object, frozenset[int]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_topo.neurons.tracing.axes import Atom, Free, Misaligned, freeze
+from lightning_topo.neurons.tracing.alignment import Misaligned
+from lightning_topo.neurons.tracing.axes import Atom, Free, freeze
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, plain
 from lightning_topo.neurons.tracing.rules import RULES, pointwise

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lightning_topo.neurons.tracing.axes import (
-    Atom,
-    Axis,
-    Free,
-    Misaligned,
-    concat,
-    factor,
-    freeze,
-    product,
-    resolve,
-    segment,
-)
+from lightning_topo.neurons.tracing.alignment import Misaligned, factor, segment
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, concat, freeze, product, resolve
 
 # A list that falls into more runs than this names its positions one by one.
 _MOST_RUNS = 16

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from lightning_topo.neurons.tracing.loops import Loop, NoLoop
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
 _SPLITS = (
@@ -29,19 +30,25 @@ class _Piece:
 def simplified(trace: Trace) -> Trace:
     """The trace with joins of neighbouring pieces as views of what they are pieces of, and slices of slices as one.
 
-    A loop over heads that are stacked again thus reads as the reshape that it is. Where anything is written in place
+    A loop over heads that are stacked again thus reads as the reshape that it is, and one that computes on each of them
+    as the computation on all. Where anything is written in place
     to the memory of the pieces, they are left alone.
     """
     written = {op.inputs[0].memory for op in trace.operations if op.name.endswith("_") and op.inputs}
     pieces: dict[Value, _Piece] = {}
+    made_by: dict[Value, tuple[Operation, int]] = {}
+    replaced: set[Operation] = set()
     operations: list[Operation] = []
     for op in trace.operations:
         if op.name in _CUTS and op.inputs and op.inputs[0].memory not in written:
             op = _composed(op, pieces)
             pieces.update(_pieces(op, pieces))
-        made = _rejoined(op, pieces) if op.name in ("cat", "stack") else None
+        made_by.update((value, (op, i)) for i, value in enumerate(op.outputs))
+        made = None
+        if op.name in ("cat", "stack"):
+            made = _rejoined(op, pieces) or _without_loop(op, pieces, made_by, trace, replaced)
         operations += made or [op]
-    return replace(trace, operations=_needed(operations, trace.results))
+    return replace(trace, operations=_needed(operations, trace.results, replaced))
 
 
 def _pieces(op: Operation, pieces: dict[Value, _Piece]) -> Iterator[tuple[Value, _Piece]]:
@@ -106,6 +113,53 @@ def _rejoined(op: Operation, pieces: dict[Value, _Piece]) -> list[Operation] | N
     return views.ending_in(out)
 
 
+def _without_loop(
+    op: Operation,
+    pieces: Mapping[Value, _Piece],
+    made_by: Mapping[Value, tuple[Operation, int]],
+    trace: Trace,
+    replaced: set[Operation],
+) -> list[Operation] | None:
+    """What makes the same as a join of what a loop over pieces makes; None if there is no such loop."""
+    values = list(op.arguments["tensors"])
+    if len(set(values)) < 2 or any(value.shape != values[0].shape for value in values):
+        return None
+
+    def stacked(parts: Sequence[Value]) -> tuple[list[Operation], Value] | None:
+        return _stacked([pieces.get(part) for part in parts])
+
+    loop = Loop(made_by, stacked, trace.is_live, len(values))
+    try:
+        views = _Views(loop.lifted(values))
+    except NoLoop:
+        return None
+    replaced |= loop.replaced
+    views.move(0, op.arguments["dim"] % len(op.outputs[0].shape))
+    return [*loop.operations, *views.ending_in(op.outputs[0])]
+
+
+def _stacked(parts: Sequence[_Piece | None]) -> tuple[list[Operation], Value] | None:
+    """Neighbouring pieces of one axis along a leading axis; None if they are none."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or not _neighbours(known):
+        return None
+    first = known[0]
+    views = _Views(first.whole)
+    views.cut(first.dim, first.start, known[-1].stop)
+    if not first.single:
+        views.unflatten(first.dim, len(known))
+    views.move(first.dim, 0)
+    return views.made()
+
+
+def _neighbours(parts: Sequence[_Piece]) -> bool:
+    """Whether the pieces are of one size, and follow each other on one axis."""
+    first = parts[0]
+    alike = all((p.whole, p.dim, p.single, p.stop - p.start) == (first.whole, first.dim, first.single,
+                first.stop - first.start) for p in parts)  # fmt: skip
+    return alike and all(one.stop == other.start for one, other in pairwise(parts))
+
+
 class _Views:
     """A chain of operations that change no number, from one value on."""
 
@@ -133,6 +187,10 @@ class _Views:
         if order != sorted(order):
             value = self._like([self._value.shape[i] for i in order])
             self._add(_operation("permute", self._value, value, dims=order))
+
+    def made(self) -> tuple[list[Operation], Value]:
+        """The chain, and what it makes."""
+        return self._operations, self._value
 
     def ending_in(self, value: Value) -> list[Operation]:
         """The chain, with what is left to do as a reshape."""
@@ -164,12 +222,14 @@ def _range(op: Operation) -> tuple[int, int, int]:
     return slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(size)
 
 
-def _needed(operations: Sequence[Operation], results: Sequence[Value]) -> list[Operation]:
-    """The operations without the pieces that nobody uses."""
+def _needed(operations: Sequence[Operation], results: Sequence[Value], replaced: set[Operation]) -> list[Operation]:
+    """The operations without the pieces, and the turns of loops, that nobody uses."""
     used = set(results)
     kept: list[Operation] = []
     for op in reversed(operations):
         wanted = [i for i, value in enumerate(op.outputs) if value in used]
+        if op in replaced and not wanted:
+            continue
         if op.name not in _CUTS or len(wanted) == len(op.outputs):
             kept.append(op)
         else:

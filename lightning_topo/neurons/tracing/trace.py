@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_topo.neurons.exchange.example import ExampleCall
@@ -149,7 +147,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors: list[Tensor] = []
-        arguments = tree_map(partial(self._replaced, seen=tensors), _bound(func._schema, args, kwargs))
+        bound = _bound(func._schema, args, kwargs)
+        arguments = {name: self._replaced(item, tensors) for name, item in bound.items()}
         result = func(*args, **kwargs)
         self._record(func, arguments, tensors, list(_tensors(result)))
         return result
@@ -177,6 +176,8 @@ class Recorder(TorchDispatchMode):
         self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, integers))
 
     def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
+        if isinstance(item, (tuple, list)):
+            return type(item)([self._replaced(one, seen) for one in item])
         if not isinstance(item, Tensor):
             return item
         seen.append(item)

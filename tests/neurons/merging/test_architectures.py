@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from lightning_topo.neurons import find_neuron_groups, merge_neurons
-from lightning_topo.neurons.discovery import followed
 from lightning_topo.neurons.exchange.outputs import floating_tensors
-from lightning_topo.neurons.exchange.sandbox import open_sandbox
-from lightning_topo.neurons.group import locate
-from lightning_topo.neurons.tracing.roles import Roles
-from lightning_topo.neurons.tracing.trace import Recorder
 
 from ..conftest import architectures
 
@@ -50,18 +45,6 @@ def built(name):
 
 
 @torch.no_grad()
-def clone_last_units(model, example, groups):
-    """Make the last unit of each group from the same as its first; what reads it stays as it is."""
-    roles = Roles(followed(open_sandbox(model, example, Recorder)))
-    for group in groups:
-        for member, tensor, _ in locate(group, model)[1]:
-            span = range(member.offset, member.offset + member.outer * member.n_units(tensor) * member.inner)
-            if True not in roles.reads(member.parameter, member.axis % tensor.ndim, span, member.inner):
-                units = member.units(tensor)
-                units[-1] = units[0]
-
-
-@torch.no_grad()
 def numbers(model, example):
     """What the model itself returns, in double precision where it runs in it."""
     for double in (True, False):
@@ -91,7 +74,7 @@ def test_exact_clones(name):
         warnings.simplefilter("ignore")  # of transformers, on its own configurations
         model, example = built(name)
         groups = find_neuron_groups(model, example)
-        clone_last_units(model, example, groups)
+        TABLE.clone_last_units(model, example, groups)
         before = numbers(model, example)
         report = merge_neurons(model, groups, example)
         after = numbers(model, example)

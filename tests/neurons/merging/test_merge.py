@@ -242,6 +242,17 @@ def test_sizes_of_convolutions_and_norms():
     model.train()(torch.randn(4, 3, 4, 4)).sum().backward()
 
 
+def test_a_norm_without_parameters():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    x = torch.randn(2, 3, 6, 6)
+    clone(5, 2, model[0].weight, model[0].bias)
+    before = outputs(model, x)
+    lt.merge_neurons(model, example_input=x)
+    assert model[1].num_features == 5
+    torch.testing.assert_close(outputs(model, x), before, rtol=1e-5, atol=1e-6)  # a wrong size would be a warning
+
+
 def test_whole_groups_of_channels():
     """A block of GroupNorm and of a grouped convolution can become one, a channel of GroupNorm cannot."""
     torch.manual_seed(0)

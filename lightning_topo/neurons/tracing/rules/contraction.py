@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, factor, freeze, product, unify
+from lightning_topo.neurons.tracing.alignment import factor, unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, freeze, product
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation, Value
@@ -127,15 +128,13 @@ def _convolution(flow: Flow, op: Operation) -> Results:
     n_spatial = len(kernel) - 2
     *batch, channels = flow.axes(op, values["input"])[: -n_spatial or None]
     if values["transposed"]:
-        unify(channels, kernel[0])
-        group, read = factor(kernel[0], values["groups"])
+        group, read = factor(unify(channels, kernel[0]), values["groups"])
         flow.contracts(op, read, (weight, 0))
         made = product((group, kernel[1]))
     else:
-        (of_input, read), (of_kernel, _) = factor(channels, values["groups"]), factor(kernel[0], values["groups"])
-        unify(of_input, of_kernel)
+        (of_input, read), (of_kernel, each) = (factor(axis, values["groups"]) for axis in (channels, kernel[0]))
         flow.contracts(op, unify(read, kernel[1]), (weight, 1))
-        made = kernel[0]
+        made = product((unify(of_kernel, of_input), each))
     if bias is not None:
         made = unify(made, flow.axes(op, bias)[0])
     flow.makes(weight, made)

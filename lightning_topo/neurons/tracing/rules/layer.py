@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_topo.neurons.tracing.axes import Axis, factor_or_frozen, segment, segment_or_frozen, unify
+from lightning_topo.neurons.tracing.alignment import factor_or_frozen, segment, segment_or_frozen, unify
+from lightning_topo.neurons.tracing.axes import Axis
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation, Value

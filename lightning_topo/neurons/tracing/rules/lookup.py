@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, Misaligned, freeze, frozen, segment_or_frozen, unify
+from lightning_topo.neurons.tracing.alignment import Misaligned, segment_or_frozen, unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, freeze, frozen
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, plain, reshape
 from lightning_topo.neurons.tracing.positions import taken_at

@@ -6,20 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lightning_topo.neurons.tracing.axes import (
-    Atom,
-    Axis,
-    Free,
-    Misaligned,
-    atoms,
-    concat,
-    factor_or_frozen,
-    freeze,
-    frozen,
-    product,
-    segment_or_frozen,
-    unify,
-)
+from lightning_topo.neurons.tracing.alignment import Misaligned, factor_or_frozen, segment_or_frozen, unify
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, atoms, concat, freeze, frozen, product
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Family, Index, narrowed, plain, reshape
 from lightning_topo.neurons.tracing.positions import taken_at

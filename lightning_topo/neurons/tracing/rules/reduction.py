@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_topo.neurons.tracing.axes import Atom, Free, freeze, unify
+from lightning_topo.neurons.tracing.alignment import unify
+from lightning_topo.neurons.tracing.axes import Atom, Free, freeze
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.rearrangement import dims_of
 from lightning_topo.neurons.tracing.rules.registry import Results, rule

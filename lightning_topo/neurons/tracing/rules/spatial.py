@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning_topo.neurons.tracing.axes import Atom, factor, freeze, product, unify
+from lightning_topo.neurons.tracing.alignment import factor, unify
+from lightning_topo.neurons.tracing.axes import Atom, freeze, product
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation
