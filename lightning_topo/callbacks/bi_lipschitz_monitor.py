@@ -261,7 +261,6 @@ class BiLipschitzMonitor(OptionedCallback):
             sizes=self._fit.sizes,
             clones_excluded=bool(certificates) and all(one.excludes_clones for one in certificates),
             diverged=tuple(self._measured.diverged),
-            clones_excluded=bool(self.certificates) and all(one.excludes_clones for one in self.certificates),
             nothing_because="" if self._measured.measured else self._fit.why_nothing(made),
         )
 

@@ -41,9 +41,8 @@ class Findings:
         broken: Those of them with κ >= 1 in some group.
         top_rate: Largest learning rate of the optimizer steps, measured or not; 0 where it is not known.
         sizes: Number of neurons of each group.
-        clones_excluded: Whether every update was measured and had κ < 1, so that no neurons can have become clones.
         diverged: Groups whose neurons became NaN or infinite.
-        clones_excluded: Whether every update was measured, on all neurons, and had κ < 1.
+        clones_excluded: Whether every update was measured, on all neurons, and had κ < 1: none have become clones.
         controlled: Whether TopologicalRateControl chose the rates.
         nothing_because: Why no update was measured, as a whole sentence; empty where some were.
     """
@@ -56,7 +55,6 @@ class Findings:
     broken: int = 0
     top_rate: float = 0.0
     sizes: Mapping[str, int] = field(default_factory=dict)
-    clones_excluded: bool = False
     diverged: tuple[str, ...] = ()
     clones_excluded: bool = False
     controlled: bool = False

@@ -127,9 +127,7 @@ def _neurons(findings: Findings) -> str:
     if not known:
         return ""
     lower, upper = min(known, key=lambda record: record.lower), max(known, key=lambda record: record.upper)
-    if findings.clones_excluded:
-        end = "every update was measured, and none has made clones of neurons that differed"
-    elif courses:
+    if courses:
         end = "their topology was measured once, so that there is nothing to compare"
     else:
         end = "PersistenceMonitor() tells how many stay distinct"
