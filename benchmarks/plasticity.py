@@ -152,7 +152,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     for ax in axes[-1]:
         ax.set_xlabel("tasks learned")
         ax.set_xticks(range(0, N_TASKS + 1, 5))
-    axes[0][0].legend(frameon=False, loc="lower right")
+    fullest = max(axes[-1], key=lambda ax: len(ax.lines))  # where every way was run
+    fullest.legend(frameon=False, loc="lower right")
     axes[0][0].figure.savefig(path)
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows: names that sort figures over all groups first, logarithms, and a page of charts."""
+"""What TensorBoard shows: figures over all groups first, logarithms, and a page of charts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,9 @@ def is_tensorboard(logger: Any) -> bool:
     return hasattr(getattr(logger, "experiment", None), "add_custom_scalars")
 
 
-def tag_of(key: str) -> str:
-    """The tag of a key: figures of a group have a section of their own, so that those over all groups come first."""
-    if not is_of_group(key):
-        return key
-    section, rest = key.split("/", 1)
-    return f"{section}_groups/{rest}"
+def first_tag(key: str) -> str:
+    """A second tag of a figure over all groups, in the section that the page shows first."""
+    return f"all_groups/{key.replace('/', '_')}"
 
 
 def logarithm_of(key: str) -> str:
@@ -34,9 +31,15 @@ def logarithm_of(key: str) -> str:
 
 
 def tags_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Figures by their tags, with the logarithms that charts are drawn of."""
+    """Figures by their tags, with the logarithms that charts are drawn of.
+
+    Tags are the keys. Where there are figures of groups, among which those over all groups would be hard to find, these
+    have a second tag each.
+    """
     logarithms = {logarithm_of(key): math.log10(v) for key, v in metrics.items() if has_logarithm(key) and v > 0}
-    return {tag_of(key): value for key, value in {**metrics, **logarithms}.items()}
+    amid_groups = any(map(is_of_group, metrics))
+    first = {first_tag(key): v for key, v in metrics.items() if amid_groups and not is_of_group(key)}
+    return {**metrics, **logarithms, **first}
 
 
 def write_layout(trainer: Any) -> None:
@@ -51,7 +54,7 @@ def write_layout(trainer: Any) -> None:
     for monitor in sorted(monitors, key=lambda monitor: _ORDER.index(monitor.name)):
         for title, tags in monitor.charts().items():
             # Tags are regular expressions there.
-            exact = [f"^{re.escape(tag_of(tag))}$" for tag in tags]
+            exact = [f"^{re.escape(tag)}$" for tag in tags]
             layout.setdefault(f"lightning_topo: {monitor.name}", {})[title] = ["Multiline", exact]
     for logger in filter(is_tensorboard, trainer.loggers):
         logger.experiment.add_custom_scalars(layout)

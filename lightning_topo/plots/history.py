@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _FEW_POINTS = 60
 # So many groups get a colour each, the ones with the largest values; the rest are grey.
 _MOST_COLOURED = len(LINE_COLOURS)
+# A logarithmic axis of fewer decades has ticks within them.
+_NARROW = 300.0
 _RATE, _CRITICAL, _OF_LOSS = "#0072B2", "#D55E00", "#009E73"
 
 
@@ -200,6 +202,17 @@ def _draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest:
     _finish(ax)
 
 
+def _plain_ticks(ax: Axes) -> None:
+    """Few ticks of a logarithmic axis, also where it spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_ylim()
+    narrow = high < _NARROW * low
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0,), numticks=6))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _draw_line(ax: Axes, course: Sequence[tuple[float, float]], **style: Any) -> None:
     if course:
         few = len(course) <= _FEW_POINTS
@@ -207,6 +220,8 @@ def _draw_line(ax: Axes, course: Sequence[tuple[float, float]], **style: Any) ->
 
 
 def _finish(ax: Axes) -> None:
+    if ax.get_yscale() == "log":
+        _plain_ticks(ax)
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, loc="best", ncols=2, columnspacing=1.0, handlelength=1.2)

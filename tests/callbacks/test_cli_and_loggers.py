@@ -99,8 +99,8 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
     trainer(monitors, logger=logger).fit(classifier(), data())
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert "bilipschitz_groups/net.0/critical_lr" in tags["scalars"]
-    assert "topology_groups/net.4/betti_2" in tags["scalars"]
+    assert "bilipschitz/net.0/critical_lr" in tags["scalars"]
+    assert "topology/net.4/betti_2" in tags["scalars"]
     assert "sharpness/lambda_max" in tags["scalars"]
     kappas = [event.value for event in events.Scalars("bilipschitz/criticality")]
     logarithms = [event.value for event in events.Scalars("bilipschitz/log10_criticality")]
@@ -114,7 +114,7 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
     layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     criticality, rates, stretch, *_ = charts.values()
-    assert criticality == [rf"^bilipschitz_groups/net\.{n}/log10_criticality$" for n in (0, 4)]
+    assert criticality == [rf"^bilipschitz/net\.{n}/log10_criticality$" for n in (0, 4)]
     sections = ("bilipschitz/log10_learning_rate", "bilipschitz/log10_critical_lr", "sharpness/log10_critical_lr")
     assert rates == [f"^{tag}$" for tag in sections]
     assert stretch == ["^bilipschitz/squeeze$", "^bilipschitz/stretch$"]
@@ -125,7 +125,7 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
         if len({record.betti[k] for record in monitors[1].history if record.group == group}) > 1
     }
     drawn = {tag for title, tags in charts.items() if "Betti" in title for tag in tags}
-    assert drawn == {f"^topology_groups/{group.replace('.', chr(92) + '.')}/betti_{k}$" for group, k in moved}
+    assert drawn == {f"^topology/{group.replace('.', chr(92) + '.')}/betti_{k}$" for group, k in moved}
 
 
 def deep(n_hidden):
@@ -155,8 +155,11 @@ def test_figures_of_groups_are_shown_up_to_eight_of_them(
     assert "bilipschitz/net.0/criticality" in made.callback_metrics
     assert len({record.group for record in monitor.history}) == n_hidden
     tags = EventAccumulator(board.log_dir).Reload().Tags()["scalars"]
-    of_groups = [tag for tag in tags if tag.startswith("bilipschitz_groups/")]
+    of_groups = [tag for tag in tags if tag.startswith("bilipschitz/net.")]
     assert len(of_groups) == (7 * n_hidden if shown else 0)
+    # Amid those of groups, figures over all groups have a second tag in the section that comes first.
+    assert ("all_groups/bilipschitz_criticality" in tags) is shown
+    assert not shown or min(tags).startswith("all_groups/")
 
 
 @pytest.mark.parametrize("per_group", [1, None, "yes"])

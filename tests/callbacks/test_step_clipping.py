@@ -265,7 +265,7 @@ def test_tensorboard_has_a_chart(classifier, trainer, data, tmp_path):
     logger = pl.loggers.TensorBoardLogger(tmp_path)
     trainer([lt.TopologicalStepClipping(BOUND)], logger=logger).fit(classifier(fast()), data())
     events = EventAccumulator(logger.log_dir).Reload()
-    assert "clipping_groups/net.0/scale" in events.Tags()["scalars"]
+    assert "clipping/net.0/scale" in events.Tags()["scalars"]
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
     assert "κ before and after clipping" in layout
 

@@ -45,7 +45,7 @@ def test_it_is_said_once_at_the_end(classifier, trainer, data, spoken):
     assert len(monitor.summary().lines) == 5
     peak = max(monitor.history, key=lambda record: record.criticality)
     assert f"κ = {peak.criticality:.2g} in {peak.group} at step {peak.step}" in monitor.summary().lines[0]
-    assert monitor.summary().lines[1] == "Updates with κ ≥ 1: 0 of 24 that were measured, of 24 that were made."
+    assert monitor.summary().lines[1].startswith("Updates with κ ≥ 1: 0 of 24 that were measured, of 24 that were made")
 
 
 def test_terminals_without_greek_letters(classifier, trainer, data, spoken, capsys):

@@ -47,8 +47,8 @@ def test_clones_are_excluded_where_all_updates_were_seen(course, findings):
 
 
 def test_dormant_units_are_named(course, findings):
-    rows = [topology(name, 0, 64) for name in "abc"]
-    for row, share in zip(rows, (0.25, 0.004, None), strict=True):
+    rows = [topology(name, step, 64) for step in (0, 50) for name in "abc"]
+    for row, share in zip(rows[3:], (0.25, 0.004, None), strict=True):
         row.dormant = share
     line = verdict(findings(course(*KAPPAS), topology=rows)).lines[3]
     assert line.endswith("; no group has lost any. Dormant units: a 25%.")

@@ -82,7 +82,7 @@ def _noisy(tensor: Tensor, generator: torch.Generator, kept: float) -> Tensor:
 
 def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Every number moved by about its rounding error."""
-    return _randn_like(tensor, generator).mul_(2 * torch.finfo(tensor.dtype).eps).add_(1).mul_(tensor)
+    return tensor * _randn_like(tensor, generator).mul_(2 * torch.finfo(tensor.dtype).eps).add_(1)
 
 
 @torch.no_grad()
