@@ -36,6 +36,8 @@ only; 2304.13013).
 READ = """
 ## How to read it
 
+- Methods differ in their numbers of runs, and a dash is what was not run: compare within the tables by task. The runs
+  that are missing are made by `python benchmarks/clipping.py real small forms`.
 - The tasks of one network are not independent of each other, and most rows are of one seed.
 - The default bound, and that moments are scaled, were chosen on the BatchNorm net of the digits and on four of the real
   tasks (perceptron momentum, convolutional momentum and AdamW, ResNet momentum), seed 0. The others were not looked at.
