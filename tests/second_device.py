@@ -3,7 +3,9 @@
 ``torch.device("single")`` once :func:`register` was called, for the rest of the process.
 """
 
-from functools import wraps
+import os
+import subprocess
+import sys
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "single"
+_HERE = "LIGHTNING_TOPO_ON_A_DEVICE_WITHOUT_DOUBLE"  # set in the process of such a test
 aten = torch.ops.aten
 # What may take tensors of two devices: copies, and indices from the host. Lists may hold them too ("_foreach").
 _MIXING = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default}
@@ -78,13 +81,25 @@ def carried_out(func, args, kwargs):
     return tree_map_only(Tensor, lambda tensor: known[id(tensor)] if id(tensor) in known else OnDevice(tensor), result)
 
 
-def on_a_device_without_double(function):
-    """For a function of the device, to be run in a process of its own: ``processes(1, function)``."""
+def on_a_device_without_double(test):
+    """For a test of the device, which gets a fresh process: a device is registered for good, before any training."""
 
-    @wraps(function)
-    def run(rank):
-        device = register()
-        with Factories():
-            return function(device)
+    def run(request):
+        if _HERE in os.environ:
+            with Factories():
+                test(register())
+            return
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
+        ended = subprocess.run(
+            command,
+            cwd=request.config.rootpath,
+            env=environment | {_HERE: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
 
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run

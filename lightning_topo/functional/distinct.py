@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from lightning_topo.functional.distances import ROUNDING, as_cloud, pairwise_distances
+from lightning_topo.functional.double_precision import in_double
 from lightning_topo.functional.persistence import spanning_tree_lengths
 
 # Neurons closer than a tenth of what neighbours were at the start count as one. In a cloud of dimension d, 0.7 · 0.1^d
@@ -84,7 +85,7 @@ def median_nearest(distances: Tensor) -> float:
 
 def size(points: Tensor) -> float:
     """Root mean square of the norms of points (n, D): about the origin, for a cloud that falls into one keeps it."""
-    return float(points.double().square().sum(1).mean().sqrt())
+    return float(in_double(points).square().sum(1).mean().sqrt())
 
 
 def growth(points: Tensor, start: float) -> float:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_topo.functional.double_precision import in_double
+
 
 def dormant_share(activations: Tensor, threshold: float = 0.025, centred: bool = True) -> float:
     r"""Share of a layer's units whose activations hardly differ from input to input.
@@ -66,8 +68,7 @@ def as_activations(activations: Tensor, caller: str) -> Tensor:
             f"{caller} expects floating-point activations of shape (m, n), a row an input and a column a unit, but got "
             f"{tuple(activations.shape)} of {activations.dtype}: flatten batch and positions to rows first."
         )
-    h = activations.detach()
-    h = (h.cpu() if h.device.type == "mps" else h).double()
+    h = in_double(activations)
     if not bool(h.isfinite().all()):
         raise ValueError(f"{caller} expects finite activations, but some are NaN or infinite: leave those rows out.")
     return h

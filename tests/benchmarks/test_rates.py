@@ -62,7 +62,7 @@ def test_the_rule_written_twice_makes_the_same_updates(make):
 
         if product:
             with topological_rate_control(
-                optimizer, model, groups=list(groups), total_steps=40, schedule="constant", every=1
+                optimizer, model, groups=list(groups), total_steps=40, share=0.2, schedule="constant", every=1
             ):
                 for _ in range(15):
                     backward()

@@ -91,22 +91,22 @@ def same_as_on_the_host(placed):
 
 
 @on_a_device_without_double
-def all_of_it(device):
+def test_all_of_a_network_on_it(device):
     same_as_on_the_host(Placed([device] * 7))
 
 
 @on_a_device_without_double
-def its_first_half(device):
+def test_groups_that_are_spread_over_it_and_the_host(device):
     same_as_on_the_host(Placed([device] * 4 + [HOST] * 3))
 
 
 @on_a_device_without_double
-def later(device):
+def test_a_network_that_is_moved_in_the_fit(device):
     same_as_on_the_host(Placed([device] * 7, epoch=1))
 
 
 @on_a_device_without_double
-def control_and_finder(device):
+def test_control_and_finder(device):
     """The same search on both; the control, whose window ends where the model is moved, goes on."""
     torch.__future__.set_swap_module_params_on_conversion(True)
     results = []
@@ -119,8 +119,3 @@ def control_and_finder(device):
     fit([Placed([device] * 7, epoch=1), control])
     assert [record.step for record in control.history] == list(range(18))
     assert len({record.critical_lr for record in control.history[7:]}) > 2  # measured after the move as well
-
-
-@pytest.mark.parametrize("where", [all_of_it, its_first_half, later, control_and_finder])
-def test_figures_and_clipped_weights_are_those_of_the_cpu(where, processes):
-    processes(1, where)

@@ -17,7 +17,7 @@ from .conftest import POINTS, UPDATES, cloud, loop
 
 
 @on_a_device_without_double
-def what_is_known(device):
+def test_a_device_is_asked_for_double_precision(device):
     one = torch.ones(3, device=device)
     assert not has_double(device)
     assert has_double(torch.device("cpu"))
@@ -26,12 +26,8 @@ def what_is_known(device):
         one.double()
 
 
-def test_a_device_is_asked_for_double_precision(processes):
-    processes(1, what_is_known)
-
-
 @on_a_device_without_double
-def constants_of_clouds(device):
+def test_constants_are_those_of_the_definition(device):
     certain = 0
     for points, update, shape, dtype in itertools.product(
         POINTS, UPDATES, [(16, 5), (10, 40)], [torch.float32, torch.bfloat16]
@@ -54,16 +50,11 @@ def constants_of_clouds(device):
             for name in ("criticality", "lower", "upper"):
                 expected = getattr(truth, name)
                 assert getattr(constants, name) == pytest.approx(expected, rel=1e-5, abs=1e-6), (points, update, name)
-    return certain
-
-
-def test_constants_are_those_of_the_definition(processes):
-    (certain,) = processes(1, constants_of_clouds)
     assert certain > 100
 
 
 @on_a_device_without_double
-def topology_of_a_circle(device):
+def test_topology_is_that_of_the_cpu(device):
     angle = 2 * math.pi * torch.arange(24) / 24
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     here, there = circle, circle.to(device)
@@ -75,7 +66,3 @@ def topology_of_a_circle(device):
     assert torch.equal(
         lt.functional.farthest_point_sample(here, 5)[0], lt.functional.farthest_point_sample(there, 5)[0].cpu()
     )
-
-
-def test_topology_is_that_of_the_cpu(processes):
-    processes(1, topology_of_a_circle)
