@@ -114,6 +114,7 @@ class TopologicalRateControl(ReleasingCallback):
         self._neurons: FoundGroups = self._followed.groups
         self._processes = Processes()
         self._saved: dict[int, dict[str, Any]] = {}
+        self._last_rates: dict[int, float] = {}
         self._forget_fit()
         self.skip_empty_hooks()
 
@@ -129,8 +130,8 @@ class TopologicalRateControl(ReleasingCallback):
 
     @property
     def learning_rates(self) -> dict[int, float]:
-        """The rate of the last update of each optimizer that is controlled, by its number."""
-        return {index: controller.learning_rate for index, controller in self._controlled()}
+        """The rate of the last update of each optimizer that is controlled, by its number; also after the fit."""
+        return {index: controller.learning_rate for index, controller in self._controlled()} or dict(self._last_rates)
 
     def _controlled(self) -> list[tuple[int, RateController]]:
         return [(index, one) for index, one in sorted(self._controllers.items()) if one is not None]
@@ -157,7 +158,7 @@ class TopologicalRateControl(ReleasingCallback):
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._announcer.forget()
-            self._saved, self._writer.last = {}, {}
+            self._saved, self._last_rates, self._writer.last = {}, {}, {}
         obstacle = hidden_updates(trainer.strategy) if self.active else None
         if obstacle is not None:
             raise TypeError(f"{type(self).__name__} cannot set learning rates {obstacle}; train without it")
@@ -307,6 +308,7 @@ class TopologicalRateControl(ReleasingCallback):
     def release(self) -> None:
         """Put the rates back, listen no more, and keep nothing of the fit but what the next rates depend on."""
         self._keep_states()
+        self._last_rates = self.learning_rates
         for _, controller in self._controlled():
             controller.put_back()
         self._followed.release()

@@ -64,7 +64,7 @@ def test_keys_of_the_monitors_are_their_options():
     """Checkpoints are read by them."""
     options = "{'every_n_train_steps': 7, 'max_overhead': 0.05}"
     assert lt.SharpnessMonitor(every_n_train_steps=7).state_key == f"SharpnessMonitor{options}"
-    options = "{'max_criticality': 0.1, 'groups': None}"
+    options = "{'max_criticality': 0.2, 'groups': None}"
     assert lt.TopologicalStepClipping().state_key == f"TopologicalStepClipping{options}"
 
 

@@ -91,6 +91,7 @@ def test_modes(options, classifier, trainer, recorder):
     assert made.global_step == steps
     rates = recorder.series("control.learning_rate")
     assert len(rates) >= steps - 1
+    assert control.learning_rates == {0: control.history[-1].learning_rate}
     if "accumulate_grad_batches" not in options:  # the first update is scaled after it was made
         assert [rate for _, rate in rates[1:]] == pytest.approx([rate for (rate,) in watch.stepped[1:]], rel=1e-6)
     for name in ("learning_rate", "critical_lr", "share"):

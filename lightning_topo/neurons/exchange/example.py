@@ -104,8 +104,14 @@ def _training_step_call(model: nn.Module, batch: Any) -> Iterator[ExampleCall]:
     step = getattr(model, "training_step", None)
     several = torch.distributed.is_available() and torch.distributed.is_initialized()  # a step may wait for the others
     if callable(step) and not several:
-        indices = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in inspect.signature(step).parameters}
-        yield TrainingStepCall((batch,), indices)
+        parameters = inspect.signature(step).parameters
+        indices = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in parameters}
+        positional = [
+            name for name, one in parameters.items() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        ]
+        # Lightning gives the number of the batch to a second argument of any name.
+        by_place = (0,) if len(positional) > 1 and positional[1] not in indices else ()
+        yield TrainingStepCall((batch, *by_place), indices)
 
 
 def example_calls(model: nn.Module, example_input: Any = None) -> tuple[ExampleCall, ...]:

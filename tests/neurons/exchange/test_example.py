@@ -47,8 +47,8 @@ def test_entries_that_forward_does_not_name_are_left_out():
     assert set(calls[0].kwargs) == {"x", "scale"}
 
 
-@pytest.mark.parametrize("takes_number", [True, False])
-def test_training_step_of_a_module_without_forward(takes_number):
+@pytest.mark.parametrize("second", ["batch_idx", "number", None])
+def test_training_step_of_a_module_without_forward(second):
     class AutoEncoder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -58,10 +58,14 @@ def test_training_step_of_a_module_without_forward(takes_number):
             x, _ = batch
             return {"loss": nn.functional.mse_loss(self.decoder(self.encoder(x)), x)}
 
-    def with_number(self, batch, batch_idx):
+    def with_batch_idx(self, batch, batch_idx):
         return self.loss(batch)
 
-    AutoEncoder.training_step = with_number if takes_number else AutoEncoder.loss
+    def with_number(self, batch, number):
+        return self.loss(batch)
+
+    steps = {"batch_idx": with_batch_idx, "number": with_number, None: AutoEncoder.loss}
+    AutoEncoder.training_step = steps[second]
     model = AutoEncoder()
     # The two units of the code in the middle can be exchanged too; pixels, which the loss compares, cannot.
     assert found(model, example_inputs_from_batch(model, (X + 1, Y))) == ["encoder.0", "encoder.2", "decoder.0"]
