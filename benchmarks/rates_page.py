@@ -145,7 +145,8 @@ def _control_on(store: Store, runs: Sequence[Run]) -> str:
 def _sweep_cost(store: Store, steps: int, schedule: str, seeds: Sequence[int]) -> str:
     cases: dict[tuple[str, int], int] = {}
     for key in store.runs:
-        if (key.steps, key.schedule, key.column) == (steps, schedule, SEARCHED) and key.seed in seeds:
+        ours = key.task in all_tasks() and key.seed in seeds
+        if ours and (key.steps, key.schedule, key.column) == (steps, schedule, SEARCHED):
             cases[key.task, key.seed] = cases.get((key.task, key.seed), 0) + 1
     complete = {case: n for case, n in cases.items() if store.best(case[0], steps, case[1], schedule) is not None}
     extra = statistics.mean((n - 1) * steps for n in complete.values())
@@ -193,25 +194,25 @@ def _by_task(store: Store, steps: int, schedule: str, tasks: Iterable[str] | Non
 
 
 def _variants(store: Store, schedule: str) -> str:
-    """The control at other settings, on the same cases as at its own."""
-    variants = sorted({key.variant for key in store.runs if key.column == "control" and key.variant})
+    """The control at other settings, also with step clipping beside it, on the same cases as at its own."""
     lines = [
         "| rate control with | runs | mean | worst | usual: mean | worst | the same cases at the setting |",
         "|---|" + "---|" * 6,
     ]
-    for variant in variants:
-        runs = _runs(store, 300, schedule, "control", variant)
-        own = _runs(store, 300, schedule, "control")
-        shared = [case for case in runs if case in own]
-        if not shared:
-            continue
-        values = [ratio(store, runs[case]) for case in shared]
-        usual = [ratio(store, runs[case]) for case in shared if case[0] not in OVERFITTING]
-        same = [ratio(store, own[case]) for case in shared]
-        lines.append(
-            f"| {variant} | {len(shared)} | {statistics.mean(values):.3f} | {max(values):.2f} | "
-            f"{statistics.mean(usual):.3f} | {max(usual):.2f} | {statistics.mean(same):.3f}, worst {max(same):.2f} |"
-        )
+    for column, beside in (("control", ""), ("clipped", ", step clipping beside it")):
+        own = _runs(store, 300, schedule, column)
+        for variant in sorted({key.variant for key in store.runs if key.column == column and key.variant}):
+            runs = _runs(store, 300, schedule, column, variant)
+            shared = [case for case in runs if case in own]
+            if not shared:
+                continue
+            values = [ratio(store, runs[case]) for case in shared]
+            usual = [ratio(store, runs[case]) for case in shared if case[0] not in OVERFITTING]
+            same = [ratio(store, own[case]) for case in shared]
+            lines.append(
+                f"| {variant}{beside} | {len(shared)} | {statistics.mean(values):.3f} | {max(values):.2f} | "
+                f"{statistics.mean(usual):.3f} | {max(usual):.2f} | {statistics.mean(same):.3f}, worst {max(same):.2f} |"
+            )
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not run.\n"
 
 

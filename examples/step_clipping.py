@@ -20,6 +20,8 @@ from torch import nn
 import lightning_topo as lt
 
 MULTIPLES = (0.25, 2, 16)
+# Half of the default: with 0.2 this network is lost at 2 η* in some runs, and comes through at 16 η*.
+BOUND = 0.1
 
 
 def accuracy(model: pl.LightningModule) -> float:
@@ -41,7 +43,8 @@ def train_without_a_trainer(lr: float, epochs: int = 5) -> tuple[float, int, flo
     model, data = fresh_model(), all_images()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     largest = 0.0
-    with lt.topological_step_clipping(optimizer, model, example_input=next(iter(data))[0]) as clipper:
+    x, _ = next(iter(data))
+    with lt.topological_step_clipping(optimizer, model, max_criticality=BOUND, example_input=x) as clipper:
         for _ in range(epochs):
             for x, y in data:
                 optimizer.zero_grad()
@@ -64,7 +67,7 @@ def main() -> None:
         accuracies: dict[float, list[float]] = {}
         for multiple in MULTIPLES:
             lr = multiple * result.critical_lr
-            clipping = lt.TopologicalStepClipping()
+            clipping = lt.TopologicalStepClipping(max_criticality=BOUND)
             accuracies[multiple] = [
                 train(folder, lr),
                 train(folder, lr, gradient_clip_val=1.0),
@@ -79,7 +82,7 @@ def main() -> None:
 
     assert all(ours > 0.9 for *_, ours in accuracies.values())
     assert accuracies[MULTIPLES[-1]][0] < 0.5, "plain training should be lost so far above η*"
-    assert largest <= 0.1
+    assert largest <= BOUND
 
 
 if __name__ == "__main__":

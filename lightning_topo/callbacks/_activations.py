@@ -19,6 +19,10 @@ MOST_ROWS = 256
 _MOST_NUMBERS = 2**24
 
 
+def _never() -> bool:
+    return False
+
+
 class BatchActivations:
     """Takes the activations that layers read in a training step, and leaves the step as it is.
 
@@ -42,11 +46,11 @@ class BatchActivations:
         self._known = False
         self._readers: dict[str, UnitReader] = {}
         self._watched: dict[str, UnitReader] = {}
-        self._deaf: Callable[[], bool] = lambda: False
+        self._deaf: Callable[[], bool] = _never
         self._rows: dict[str, _Rows] = {}
         self._unread: list[str] = []
 
-    def attach(self, model: nn.Module, groups: Sequence[NeuronGroup], deaf: Callable[[], bool] = lambda: False) -> None:
+    def attach(self, model: nn.Module, groups: Sequence[NeuronGroup], deaf: Callable[[], bool] = _never) -> None:
         """Listen in the batch to come, to as many of the groups as there is room for, except while ``deaf``."""
         self.detach()
         if not self._known:

@@ -178,7 +178,7 @@ def test_example_of_the_command_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "of 80 that were made." in done.stderr
+    assert "of 80 that were made" in done.stderr
     (metrics,) = tmp_path.rglob("metrics.csv")
     assert "bilipschitz/criticality" in metrics.read_text()
     assert list(metrics.parent.rglob("overview/*.png"))
