@@ -211,7 +211,8 @@ def _variants(store: Store, schedule: str) -> str:
             same = [ratio(store, own[case]) for case in shared]
             lines.append(
                 f"| {variant}{beside} | {len(shared)} | {statistics.mean(values):.3f} | {max(values):.2f} | "
-                f"{statistics.mean(usual):.3f} | {max(usual):.2f} | {statistics.mean(same):.3f}, worst {max(same):.2f} |"
+                f"{statistics.mean(usual):.3f} | {max(usual):.2f} | "
+                f"{statistics.mean(same):.3f}, worst {max(same):.2f} |"
             )
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not run.\n"
 
