@@ -131,8 +131,9 @@ def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
     for ax, (name, row) in zip(panels, rows.items(), strict=True):
         plot_neuron_cloud(row["end"], start=row["start"], plane=principal_plane(row["start"]), ax=ax)
         told = f"accuracy {row['accuracy']:.2f}, {row['after'].distinct} distinct neurons"
+        ax.set_title("")  # its own, in the middle
         ax.set_title(f"{label(name)}\n{told}", loc="left", fontsize="medium")
-    panels[0].figure.savefig(path)
+    panels[0].figure.savefig(path, bbox_inches="tight")
 
 
 def print_table(rows: dict[str, dict[str, object]]) -> None:
