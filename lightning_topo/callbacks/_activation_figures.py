@@ -24,6 +24,9 @@ class ActivationFigures:
     Args:
         budget: The monitor's, to which listening is charged.
         announcer: Speaks for the monitor.
+
+    Attributes:
+        listens: Whether it listens in the present batch.
     """
 
     def __init__(self, budget: OverheadBudget, announcer: Announcer) -> None:
@@ -34,12 +37,13 @@ class ActivationFigures:
     def forget(self) -> None:
         """Another fit or other groups, or nothing to listen to any more; the layers are as they were."""
         self._batch.forget()
-        self._ends = False
+        self._ends = self.listens = False
 
     def begin(self, trainer: Any, batch_idx: int, due: bool, model: nn.Module, groups: Sequence[NeuronGroup]) -> None:
         """Before a batch: listen in it if a measurement is ``due`` after it, or it is the last of the fit."""
         self._ends = is_last_batch(trainer, batch_idx)
-        if due or self._ends:
+        self.listens = due or self._ends
+        if self.listens:
             with self._taking():
                 self._batch.attach(model, groups, deaf=lambda: is_made_again(trainer))
 
@@ -55,6 +59,7 @@ class ActivationFigures:
 
     def drop(self) -> None:
         """Let go of what was heard, unless the fit ends here and may be measured once more."""
+        self.listens = False
         if not self._ends:
             self._batch.drop()
 

@@ -215,7 +215,7 @@ class PersistenceMonitor(OptionedCallback):
             self._find(trainer, pl_module, batch)
         self.hear("on_train_batch_start", not self._neurons.ready)
         if self._turns and self._fit.processes.lead:
-            due = self._begun_at is not None or self._due(trainer, 1)
+            due = self._begun_at is not None or self._due(trainer.global_step + 1)
             self._activations.begin(trainer, batch_idx, due, self._fit.model, self._turns)
 
     def _find(self, trainer: Any, pl_module: Any, batch: Any) -> None:
@@ -269,23 +269,25 @@ class PersistenceMonitor(OptionedCallback):
         """Measure when a due number of optimizer steps is reached, and what is left of the start."""
         if not self._turns:
             return
-        self._activations.end(trainer)
-        self._tell_activations_of_start(trainer)
-        if self._due(trainer):
+        step, listened = trainer.global_step, self._begun_at is not None or self._activations.listens
+        if listened:
+            self._activations.end(trainer)
+            self._tell_activations_of_start(trainer)
+        if self._due(step):
             self._find_again(trainer, pl_module, batch)
             self._measure(trainer, pl_module)
         elif self._kept and self._fit.length is not None and self._fit.length.doubled():
             self._measure_starts(trainer)
-        self._begun_at, self._begun_with = None, 0
-        self._activations.drop()
-        ahead = max(1, trainer.global_step - self._global_step)  # a batch may make several steps
-        self._global_step = trainer.global_step
-        at_end = is_last_batch(trainer, batch_idx + 1) or trainer.is_last_batch  # of this epoch
-        self.hear("on_train_batch_start", self._fit.processes.lead and (at_end or self._due(trainer, ahead)))
+        if listened:
+            self._begun_at, self._begun_with = None, 0
+            self._activations.drop()
+        ahead, self._global_step = max(1, step - self._global_step), step  # a batch may make several steps
+        soon = self._due(step + ahead) or trainer.is_last_batch or is_last_batch(trainer, batch_idx + 1)
+        self.hear("on_train_batch_start", soon and self._fit.processes.lead)
 
-    def _due(self, trainer: Any, ahead: int = 0) -> bool:
-        """Whether a measurement is due, now or so many optimizer steps ahead."""
-        return multiple_reached(self.every_n_train_steps, trainer.global_step + ahead, self._measured_at)
+    def _due(self, step: int) -> bool:
+        """Whether a measurement is due after so many optimizer steps."""
+        return multiple_reached(self.every_n_train_steps, step, self._measured_at)
 
     def _find_again(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Look for the groups again where the model has changed, as by pruning or a layer that has grown."""
