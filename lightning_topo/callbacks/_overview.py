@@ -8,7 +8,8 @@ from lightning_topo.callbacks._figures import takes_figures, write_figures
 from lightning_topo.callbacks._log_writer import logger_step
 from lightning_topo.callbacks._monitored_fit import MonitoredFit
 from lightning_topo.plots import plot_overview
-from lightning_topo.verdict import Findings, worst_of_each_step
+from lightning_topo.plots.history import worst_of_each_step
+from lightning_topo.verdict import Findings
 
 _TAG = "lightning_topo/overview"
 # Drawn after 16, 32, 64, ... measured updates, where the budget has time for it, and at the end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -72,11 +71,6 @@ class Member:
     def units(self, tensor: Tensor) -> Tensor:
         """View of ``tensor`` with the units first, shape (size, ...)."""
         return self.layout(tensor).units(tensor)
-
-
-def member_rows(member: Member, tensor: Tensor, indices: Tensor | Sequence[int] | None) -> Tensor:
-    """The units of one member as rows, shape (n, -1); only the rows asked for are read."""
-    return member.layout(tensor).rows(tensor, indices)
 
 
 def exchange_units_(member: Member, order: Tensor, tensor: Tensor) -> Tensor:

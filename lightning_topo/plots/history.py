@@ -53,6 +53,16 @@ def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool 
     return ax
 
 
+def worst_of_each_step(records: Iterable[Any]) -> list[Any]:
+    """Of each step the record with the largest κ; steps of which no κ is known are left out."""
+    worst: dict[int, Any] = {}
+    for record in records:
+        known = worst.get(record.step)
+        if not math.isnan(record.criticality) and (known is None or record.criticality > known.criticality):
+            worst[record.step] = record
+    return [worst[step] for step in sorted(worst)]
+
+
 def plot_learning_rates(
     records: Sequence[Any], sharpness: Sequence[Any] = (), ax: Axes | None = None, show: bool = False
 ) -> Axes:
@@ -71,12 +81,7 @@ def plot_learning_rates(
         The axes.
     """
     ax = notebook_axes(show) if ax is None else ax
-    worst: dict[int, Any] = {}
-    for record in records:
-        if not math.isnan(record.criticality):
-            known = worst.get(record.step)
-            worst[record.step] = record if known is None or record.criticality > known.criticality else known
-    chosen = [worst[step] for step in sorted(worst)]
+    chosen = worst_of_each_step(records)
     of_loss = [(one.step, one.critical_lr) for one in sharpness if getattr(one, "critical_lr", None)]
     lines = {
         "learning rate η": (_RATE, [(one.step, one.learning_rate) for one in chosen]),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from lightning_topo.verdict.findings import Findings, UpdateRecord, worst_of_each_step
+from lightning_topo.plots.history import worst_of_each_step
+from lightning_topo.verdict.findings import Findings, UpdateRecord
 
 # The share of η* at which networks trained as well as at the best rate of a sweep, within 2% in the mean
 # (docs/evidence/rates.md): where κ stays far below, there is room for a higher rate.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Protocol
@@ -59,16 +59,6 @@ class Findings:
     clones_excluded: bool = False
     controlled: bool = False
     nothing_because: str = ""
-
-
-def worst_of_each_step(records: Iterable[UpdateRecord]) -> list[UpdateRecord]:
-    """Of each step the record with the largest κ; steps of which no κ is known are left out."""
-    worst: dict[int, UpdateRecord] = {}
-    for record in records:
-        known = worst.get(record.step)
-        if not math.isnan(record.criticality) and (known is None or record.criticality > known.criticality):
-            worst[record.step] = record
-    return [worst[step] for step in sorted(worst)]
 
 
 @dataclass(frozen=True)

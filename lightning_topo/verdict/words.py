@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from lightning_topo.plots import counts_distinct
+from lightning_topo.plots.history import worst_of_each_step
 from lightning_topo.verdict.advice import advice
-from lightning_topo.verdict.findings import Findings, worst_of_each_step
+from lightning_topo.verdict.findings import Findings
 
 # What a terminal that knows ASCII only is told instead.
 _ASCII = {"κ": "kappa", "η": "eta", "≥": ">=", "→": "->", "×": "x", "λ": "lambda"}

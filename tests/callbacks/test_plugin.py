@@ -3,7 +3,6 @@
 from importlib.metadata import entry_points
 
 import pytest
-import pytorch_lightning as pl
 
 import lightning_topo as lt
 from lightning_topo.callbacks.plugin import callbacks_from_environment
@@ -109,27 +108,15 @@ def test_an_added_monitor_measures_and_resumes(classifier, trainer, data, monkey
     assert ours(resumed)[0].state_dict()["updates"] == [24]
 
 
-def test_a_model_without_neurons_still_trains(trainer, data, monkeypatch):
+def test_a_model_without_neurons_still_trains(classifier, trainer, data, monkeypatch):
     import torch
 
-    class Linear(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(6, 3)
-
-        def forward(self, x):
-            return self.layer(x)
-
-        def training_step(self, batch, batch_idx):
-            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
+    module = classifier()
+    module.net = torch.nn.Linear(6, 3)
     monkeypatch.setenv("LIGHTNING_TOPO", "bilipschitz")
     made = trainer(max_epochs=1)
     with pytest.warns(UserWarning, match="found no group"):
-        made.fit(Linear(), data())
+        made.fit(module, data())
     assert made.global_step == 12
 
 

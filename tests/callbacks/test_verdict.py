@@ -6,7 +6,6 @@ import logging
 import sys
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from lightning_utilities.core import rank_zero
 
@@ -111,24 +110,12 @@ def test_no_history_says_why(classifier, trainer, data):
     assert alone.summary().lines[-1].startswith("No update was measured: add BiLipschitzMonitor()")
 
 
-def test_a_model_without_groups_says_why(trainer, data):
-    class Linear(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(6, 3)
-
-        def forward(self, x):
-            return self.layer(x)
-
-        def training_step(self, batch, batch_idx):
-            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
+def test_a_model_without_groups_says_why(classifier, trainer, data):
+    module = classifier()
+    module.net = torch.nn.Linear(6, 3)
     monitor = lt.BiLipschitzMonitor()
     with pytest.warns(UserWarning, match="found no group"):
-        trainer([monitor], max_epochs=1).fit(Linear(), data())
+        trainer([monitor], max_epochs=1).fit(module, data())
     assert "no group of exchangeable neurons was found" in str(monitor.summary())
 
 
