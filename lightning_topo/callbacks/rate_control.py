@@ -22,9 +22,9 @@ from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, figures
 from lightning_topo.callbacks.log_keys import CONTROL
 from lightning_topo.control import (
+    PlannedSchedule,
     RateController,
     RateRule,
-    Schedule,
     ScheduleName,
     Shape,
     require_controllable,
@@ -266,11 +266,11 @@ class TopologicalRateControl(ReleasingCallback):
         strategy = self._followed.trainer.strategy
         return float(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
 
-    def _schedule(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> Schedule:
+    def _schedule(self, optimizer: Optimizer, schedulers: list[Any], updates: float) -> PlannedSchedule:
         """The shape that the rate gets; said where nobody has chosen it."""
         by_hand = any("initial_lr" in group for group in optimizer.param_groups)  # of a scheduler that we do not know
         scheduled = by_hand or any(scheduler.optimizer is optimizer for scheduler in schedulers)
-        schedule = Schedule.of_run(str(self.schedule), updates, scheduled)
+        schedule = PlannedSchedule.of_run(str(self.schedule), updates, scheduled)
         if self.schedule == "auto" and not scheduled:
             trainer = self._followed.trainer
             if schedule.name == "cosine":

@@ -4,13 +4,13 @@ from lightning_topo.control.base_rates import base_rates, require_controllable
 from lightning_topo.control.controller import RateController
 from lightning_topo.control.plain import topological_rate_control
 from lightning_topo.control.rule import RateRule, RateState
-from lightning_topo.control.schedule_shape import Schedule, ScheduleName, Shape, schedule_shape
+from lightning_topo.control.schedule_shape import PlannedSchedule, ScheduleName, Shape, schedule_shape
 
 __all__ = [
     "RateController",
     "RateRule",
     "RateState",
-    "Schedule",
+    "PlannedSchedule",
     "ScheduleName",
     "Shape",
     "base_rates",

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_topo.control.controller import RateController
 from lightning_topo.control.rule import RateRule
-from lightning_topo.control.schedule_shape import Schedule, ScheduleName
+from lightning_topo.control.schedule_shape import PlannedSchedule, ScheduleName
 from lightning_topo.neurons import NeuronGroup, select_groups
 from lightning_topo.updates import StepHooks
 
@@ -76,7 +76,7 @@ def topological_rate_control(
     """
     total = math.inf if total_steps is None else float(total_steps)
     scheduled = any("initial_lr" in group for group in optimizer.param_groups)  # a scheduler has been there
-    planned = Schedule.of_run(schedule, total, scheduled)
+    planned = PlannedSchedule.of_run(schedule, total, scheduled)
     rule = RateRule.of_run(planned.share if share is None else share, half_life, total)
     found = select_groups(model, groups, example_input)
     controller = RateController(optimizer, model, found, rule, planned.shape, every)

@@ -19,7 +19,7 @@ WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PlannedSchedule:
     """How the rate of a run goes.
 
     Attributes:
@@ -33,7 +33,7 @@ class Schedule:
     shape: Shape | None
 
     @classmethod
-    def of_run(cls, name: str, total_updates: float, scheduled: bool) -> Schedule:
+    def of_run(cls, name: str, total_updates: float, scheduled: bool) -> PlannedSchedule:
         """The schedule that is asked for.
 
         Args:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_topo.control import Schedule, schedule_shape
+from lightning_topo.control import PlannedSchedule, schedule_shape
 
 
 def scheduled(make, n):
@@ -65,7 +65,7 @@ def test_unknown_names():
     ],
 )
 def test_the_schedule_of_a_run_and_the_share_that_suits_it(asked, total, scheduled, name, share):
-    schedule = Schedule.of_run(asked, total, scheduled)
+    schedule = PlannedSchedule.of_run(asked, total, scheduled)
     assert (schedule.name, schedule.share) == (name, share)
     if name == "own":
         assert schedule.shape is None

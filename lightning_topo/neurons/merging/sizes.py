@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_topo.neurons.merging.slots import PlacedUnits
-from lightning_topo.neurons.merging.surgery import Change, Sized
+from lightning_topo.neurons.merging.surgery import Change, SizeAttribute
 
 # Of layers whose sizes are checked or used by name: which attribute tells the length of which axis.
 _WEIGHT_NORMS = ("_g", "_v", "_orig")
@@ -29,7 +29,9 @@ _KNOWN: tuple[tuple[type[nn.Module] | str, _Names], ...] = (
 _SIZE = re.compile(r"size|dim|features|channels|width|hidden|heads|groups|units|embed|inner|planes|num|^n_|^d_|^[dn]$")
 
 
-def known_sizes(model: nn.Module, changes: Sequence[Change], units: PlacedUnits, n_after: int) -> Iterator[Sized]:
+def known_sizes(
+    model: nn.Module, changes: Sequence[Change], units: PlacedUnits, n_after: int
+) -> Iterator[SizeAttribute]:
     """Sizes that follow from those of the parameters, in modules of PyTorch's own and in others where one is meant."""
     for change in changes:
         path, leaf = _layer(change)
@@ -38,18 +40,18 @@ def known_sizes(model: nn.Module, changes: Sequence[Change], units: PlacedUnits,
         if isinstance(module, nn.modules.conv._ConvNd) and leaf == "weight":
             yield from _convolution(path, module, change, units, n_after)
         elif isinstance(module, nn.GroupNorm) and leaf == "weight":
-            yield Sized(path, "num_channels", change.after)
+            yield SizeAttribute(path, "num_channels", change.after)
             yield from _scaled_groups(path, "num_groups", module.num_groups, change, units, n_after)
         elif names is not None:
             if change.axis in names.get(leaf, {}):
-                yield Sized(path, names[leaf][change.axis], change.after)
+                yield SizeAttribute(path, names[leaf][change.axis], change.after)
         else:
             yield from _meant(path, module, change)
 
 
 def possible_sizes(
-    model: nn.Module, changes: Sequence[Change], units: PlacedUnits, n_after: int, done: Sequence[Sized]
-) -> list[Sized]:
+    model: nn.Module, changes: Sequence[Change], units: PlacedUnits, n_after: int, done: Sequence[SizeAttribute]
+) -> list[SizeAttribute]:
     """Further attributes that hold a number that has changed, those of the nearest modules first."""
     lengths: dict[int, int] = {}
     for change in changes:
@@ -67,7 +69,7 @@ def possible_sizes(
         for name, value in () if known_kind else list(vars(module).items()):
             new = _resized(value, lengths)
             if new is not None and not name.startswith("_") and (path, name) not in known:
-                found.append(Sized(path, name, new))
+                found.append(SizeAttribute(path, name, new))
     return found
 
 
@@ -91,7 +93,7 @@ def _named(module: nn.Module) -> _Names | None:
 
 def _convolution(
     path: str, module: nn.modules.conv._ConvNd, change: Change, units: PlacedUnits, n_after: int
-) -> Iterator[Sized]:
+) -> Iterator[SizeAttribute]:
     """Channels in and out; where units are whole groups of channels, there are fewer groups."""
     groups = module.groups
     if change.axis == 0:
@@ -100,32 +102,32 @@ def _convolution(
             yield size
     own, within = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
     if change.axis == 0:
-        yield Sized(path, own, change.after)
+        yield SizeAttribute(path, own, change.after)
         if groups != module.groups:
-            yield Sized(path, within, getattr(module, within) // module.groups * groups)
+            yield SizeAttribute(path, within, getattr(module, within) // module.groups * groups)
     elif change.axis == 1:
-        yield Sized(path, within, change.after * module.groups)
+        yield SizeAttribute(path, within, change.after * module.groups)
 
 
 def _scaled_groups(
     path: str, name: str, groups: int, change: Change, units: PlacedUnits, n_after: int
-) -> Iterator[Sized]:
+) -> Iterator[SizeAttribute]:
     """Fewer groups, if each unit lies within one of them; units of which every group holds a part leave them alone."""
     (first,) = (slot.positions[0] for slot in units.slots if (slot.tensor, slot.axis) == (change.tensor, change.axis))
     if groups == 1 or groups * n_after % units.n:
         return
     if int(first.max() - first.min()) + 1 == len(first):  # one block
-        yield Sized(path, name, groups * n_after // units.n)
+        yield SizeAttribute(path, name, groups * n_after // units.n)
 
 
-def _meant(path: str, module: nn.Module, change: Change) -> Iterator[Sized]:
+def _meant(path: str, module: nn.Module, change: Change) -> Iterator[SizeAttribute]:
     """Of a module of somebody's own: attributes called like sizes that can only mean this axis."""
     lengths = [n for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None
                for n in tensor.shape]  # fmt: skip
     if change.before not in lengths:
         for name, value in list(vars(module).items()):
             if type(value) is int and value == change.before and _SIZE.search(name):
-                yield Sized(path, name, change.after)
+                yield SizeAttribute(path, name, change.after)
 
 
 def _resized(value: Any, lengths: Mapping[int, int]) -> Any:

@@ -14,7 +14,7 @@ from lightning_topo.sharding import canonical_name
 
 
 @dataclass(frozen=True)
-class Sized:
+class SizeAttribute:
     """An attribute of a module that tells a size, and its new value.
 
     Attributes:
@@ -83,7 +83,7 @@ class Surgery:
             self._replace(old, _like(old, smaller), places)
         return changes
 
-    def resize(self, sizes: Sequence[Sized]) -> None:
+    def resize(self, sizes: Sequence[SizeAttribute]) -> None:
         """Set attributes that tell sizes."""
         for size in sizes:
             module = self._model.get_submodule(size.module)

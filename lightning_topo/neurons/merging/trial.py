@@ -14,7 +14,7 @@ from lightning_topo.neurons.exchange.perturbed import PerturbedCopy
 from lightning_topo.neurons.exchange.sandbox import Sandbox
 from lightning_topo.neurons.merging.sizes import known_sizes, possible_sizes
 from lightning_topo.neurons.merging.slots import PlacedUnits, tie_
-from lightning_topo.neurons.merging.surgery import Change, Sized, Surgery
+from lightning_topo.neurons.merging.surgery import Change, SizeAttribute, Surgery
 
 # Sizes that a forward pass reads are looked for among attributes that hold an old size: all of them, then one or two
 # at a time, those of the nearest modules first. Attention of one's own needs two at most (heads, width of all heads).
@@ -44,9 +44,9 @@ class MergeTrial:
                 "example_input, and weights, for which it does"
             )
 
-    def sizes(self, units: PlacedUnits, merged: Tensor) -> tuple[Sized, ...] | str:
+    def sizes(self, units: PlacedUnits, merged: Tensor) -> tuple[SizeAttribute, ...] | str:
         """Attributes to set when the units become one, which they then are in the copy; or why they cannot."""
-        sizes: tuple[Sized, ...] | str = ()
+        sizes: tuple[SizeAttribute, ...] | str = ()
         mark = self._surgery.mark()
         for assignment in (self._elsewhere(merged), merged):
             self._surgery.undo(mark)
@@ -64,7 +64,7 @@ class MergeTrial:
         return torch.tensor([first.setdefault(c, unit) for unit, c in enumerate(classes.tolist())])
 
     @torch.no_grad()
-    def _tried(self, units: PlacedUnits, merged: Tensor) -> tuple[Sized, ...] | str:
+    def _tried(self, units: PlacedUnits, merged: Tensor) -> tuple[SizeAttribute, ...] | str:
         tensors = self._surgery.tensors()
         for name, slots in units.by_tensor().items():
             tie_(tensors[name], slots, merged)
@@ -79,7 +79,7 @@ class MergeTrial:
 
     def _sizes_that_run(
         self, units: PlacedUnits, changes: Sequence[Change], n_after: int, before: Sequence[Tensor]
-    ) -> tuple[Sized, ...] | str:
+    ) -> tuple[SizeAttribute, ...] | str:
         known = tuple(dict.fromkeys(known_sizes(self._model, changes, units, n_after)))
         self._surgery.resize(known)
         problem = self._problem(before)
@@ -94,7 +94,7 @@ class MergeTrial:
             self._surgery.undo(mark)
         return problem
 
-    def _channels_seen(self) -> list[Sized]:
+    def _channels_seen(self) -> list[SizeAttribute]:
         """Sizes of norms without parameters, which only compare them with what comes in."""
         seen: dict[str, int] = {}
         hooks = []
@@ -107,7 +107,7 @@ class MergeTrial:
             self._copy.outputs()
         for hook in hooks:
             hook.remove()
-        sizes = [Sized(path, "num_features", size) for path, size in seen.items()]
+        sizes = [SizeAttribute(path, "num_features", size) for path, size in seen.items()]
         return [size for size in sizes if self._model.get_submodule(size.module).num_features != size.value]
 
     def _problem(self, before: Sequence[Tensor]) -> str | None:
@@ -120,7 +120,7 @@ class MergeTrial:
         return None if self._copy.same(before, after) else "the output is another one with fewer units"
 
 
-def _choices(sizes: Sequence[Sized]) -> Iterator[tuple[Sized, ...]]:
+def _choices(sizes: Sequence[SizeAttribute]) -> Iterator[tuple[SizeAttribute, ...]]:
     if len(sizes) > 2:
         yield tuple(sizes)
     for count in (1, 2):
