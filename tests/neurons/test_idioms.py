@@ -223,6 +223,39 @@ def sloped(case):
 
 
 RELATIVE = {"heads": 2, "values": 4, "keys": 4}
+
+
+def splines(net, x):
+    """Kolmogorov-Arnold: every weight a function of its unit, made of hats at knots that are the same for all units."""
+    for layer in (net.first, net.second):
+        hats = (1 - (x[..., None] - layer.knots).abs() / 0.5).clamp_min(0)
+        x = functional.silu(x) @ layer.base.T + hats.flatten(1) @ (layer.shape * layer.scale[..., None]).flatten(1).T
+    return x
+
+
+def spline_layer(n_in, n_out):
+    layer = nn.Module()
+    layer.register_buffer("knots", torch.linspace(-1, 1, 5).expand(n_in, -1).contiguous())
+    layer.base, layer.scale, layer.shape = parameter(n_out, n_in), parameter(n_out, n_in), parameter(n_out, n_in, 5)
+    return layer
+
+
+def aligned(identity):
+    """PointNet: each cloud's channels are mixed by a matrix of its own, near the identity."""
+
+    def forward(net, x):
+        x = net.points(x).relu()
+        matrix = net.mix(net.summary(x).relu().amax(2))
+        matrix = identity(matrix, net.eye)
+        return net.out((matrix.mT @ x).relu()).amax(2)
+
+    net = Net(
+        forward, points=nn.Conv1d(3, 4, 1), summary=nn.Conv1d(4, 5, 1), mix=nn.Linear(5, 16), out=nn.Conv1d(4, 2, 1)
+    )
+    net.register_buffer("eye", torch.eye(4))
+    return net, torch.randn(2, 3, 7)
+
+
 CASES = {
     "relative positions, padded": (lambda: relative(shifted), RELATIVE),
     "relative positions, joined": (lambda: relative(shifted_by_join), RELATIVE),
@@ -278,6 +311,22 @@ CASES = {
             torch.randint(9, (2, 6)),
         ),
         {"embed": 5},
+    ),
+    "splines": (
+        lambda: (Net(splines, first=spline_layer(3, 5), second=spline_layer(5, 2)), torch.randn(4, 3)), {"first": 5},
+    ),
+    "an identity is added": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4) + eye), {"points": 4, "summary": 5},
+    ),
+    "an identity is added before the view": (
+        lambda: aligned(lambda m, eye: (m + eye.flatten().repeat(len(m), 1)).view(-1, 4, 4)),
+        {"points": 4, "summary": 5},
+    ),
+    "an identity made in the forward pass": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4) + torch.eye(4, dtype=m.dtype)), {"points": 4, "summary": 5},
+    ),
+    "the diagonal is masked": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4).masked_fill(eye.bool(), 0.0)), {"points": 4, "summary": 5},
     ),
     "multipliers that are all alike": (
         lambda: (

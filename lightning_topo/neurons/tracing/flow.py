@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_topo.neurons.tracing.alignment import unify
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, product, resolve
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, Family, Index, plain
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
@@ -107,10 +108,17 @@ class Flow:
         if self.trace.is_live(value):
             return self.known(value)
         uniform = operation.uniform.get(value, (False,) * len(value.shape))
-        return [
+        axes: list[AnyAxis] = [
             Free(size) if free or size < 2 else Atom(size, "fixed values")
             for size, free in zip(value.shape, uniform, strict=True)
         ]
+        for one, other in operation.twins.get(value, ()):
+            if one != other:
+                axes[one] = axes[other] = Atom(value.shape[one])
+            else:
+                side = Atom(math.isqrt(value.shape[one]))
+                axes[one] = product((side, side))
+        return axes
 
     def axes(self, operation: Operation, value: Value) -> list[Axis]:
         """Axes of an input."""
