@@ -32,6 +32,20 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Named:
+    """An axis whose positions a tensor of integers names.
+
+    Attributes:
+        axis: The axis.
+        reason: Why its units cannot be exchanged, should the integers be used for anything but to look up, or to place,
+            what lies along the same axis.
+    """
+
+    axis: Axis
+    reason: str
+
+
+@dataclass(frozen=True)
 class Use:
     """An operation brings a parameter together with what depends on the input.
 
@@ -69,6 +83,7 @@ class Flow:
         self._axes: dict[Value, list[AnyAxis]] = {}
         self._sources: dict[Value, str] = {}
         self._origins: dict[Value, int] = {}
+        self._named: dict[Value, Named] = {}
         self._originates = False
         self._reading: dict[tuple[Value, int], Axis] = {}
 
@@ -169,6 +184,14 @@ class Flow:
     def plays(self, role: str, axis: Axis, place: int = -1) -> None:
         """Note a use of the axis that its name should tell, and which attention it is part of."""
         self.roles.append((role, axis, place))
+
+    def names(self, value: Value, named: Named) -> None:
+        """Note that the integers of ``value`` are positions of an axis, chosen in the forward pass."""
+        self._named[value] = named
+
+    def named_by(self, value: Value) -> Named | None:
+        """The axis whose positions the integers of ``value`` name, if that is all that they are."""
+        return self._named.get(value)
 
     def tells_apart(self, axis: AnyAxis, start: int, stop: int) -> None:
         """Note that positions ``start`` to ``stop`` of the axis are used separately."""
