@@ -9,7 +9,7 @@ from __future__ import annotations
 from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, freeze
 from lightning_topo.neurons.tracing.flow import Flow, Named
 from lightning_topo.neurons.tracing.rules.rearrangement import dims_of
-from lightning_topo.neurons.tracing.rules.registry import Results, rule
+from lightning_topo.neurons.tracing.rules.registry import Results, positions, rule
 from lightning_topo.neurons.tracing.trace import Operation, Value
 
 # What leaves integers the names that they are: other axes, fewer of them, and the checks of their range.
@@ -48,6 +48,14 @@ def _chosen(flow: Flow, op: Operation) -> Results:
             kept = [axis for position, axis in enumerate(axes) if position not in dims]
         results.append(kept)
     return results
+
+
+@rule("nonzero")
+def _found(flow: Flow, op: Operation) -> Results:
+    """Where something is, one place after the other."""
+    for axis in flow.axes(op, op.inputs[0]):
+        freeze(axis, "chosen by index")
+    return [positions(value) for value in op.outputs]
 
 
 def hand_on_names(flow: Flow, op: Operation) -> None:
