@@ -64,7 +64,7 @@ COLUMNS = (
     "prunes and runs",
     "what goes wrong there",
 )
-LIMIT = 15.0  # seconds of processor time; what ends takes less than 3, on models of some thousand parameters
+LIMIT = 6.0  # seconds of processor time; what ends takes less than 2, on models of some thousand parameters
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 WIDTHS = ("all_head_size", "embed_dim", "inner_dim", "hidden_size", "split_size", "dim")
