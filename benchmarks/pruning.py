@@ -255,7 +255,11 @@ def cells(run: dict[str, Any]) -> tuple[Any, ...]:
 def page(known: dict[str, dict[str, Any]]) -> str:
     rows = [cells(known[name]) for name in ARCHITECTURES if name in known]
     total = ("all", *(sum(row[i] for row in rows) for i in range(1, 6)), "")
-    lines = [*head(COLUMNS), *map(line, rows), line(total), "", "Why ours refuses to merge:", ""]
+    lines = [
+        f"{len(rows)} of the {len(ARCHITECTURES)} architectures of [the table](architectures.md) are measured.",
+        "",
+    ]
+    lines += [*head(COLUMNS), *map(line, rows), line(total), "", "Why ours refuses to merge:", ""]
     refused = (reason for run in known.values() for reason in run.get("refused", ()))
     reasons = Counter(reason.partition(" (")[0] for reason in refused)  # without the message of the forward pass
     lines += [*head(("reason", "groups")), *(line(pair) for pair in reasons.most_common())]
