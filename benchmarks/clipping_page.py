@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rates_store import Run, Store
 
-OURS, PLAIN = "step clipping", "plain"
+OURS, PLAIN, WITH_LOSS = "step clipping", "plain", "step clipping, max_loss_step"
 SPAN = ("0.0625", "0.25", "1", "4", "16")  # evenly spaced in the logarithm, for the sensitivity
 SHOWN = ("0.25", "0.5", "4", "16")
 
