@@ -74,13 +74,16 @@ class Measure(pl.Callback):
         self.batch = batch
 
     def before(self, index, optimizer):
+        self.kept = None
+        if not self.recorded.recording:
+            return
         self.kept = ParametersBefore([p for group in optimizer.param_groups for p in group["params"]])
         self.kept.take()
         self.random = torch.get_rng_state()
         self.start = copy.deepcopy(self.module.net)
 
     def after(self, index, optimizer):
-        if not self.recorded.recording:
+        if self.kept is None:
             return
         try:
             with loss_along(self.trainer, self.module, self.recorded, self.kept) as loss:
