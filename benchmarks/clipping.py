@@ -4,6 +4,7 @@
     python benchmarks/clipping.py forms               # other bounds, and other ways to treat the optimizer's memory
     python benchmarks/clipping.py real --task "conv/*" --seeds 1 2 --at 16 suggestion
     python benchmarks/clipping.py teachers            # the two regressions, with a bound by the loss as well
+    python benchmarks/clipping.py cost                # time of a step in which nothing is clipped
     python benchmarks/clipping.py page                # docs/evidence/clipping.md from what is there
 
 Real: tasks of ``rates.py``, 300 updates with a warm-up of 10% and a cosine to 0. Small: the networks of ``tasks.py``,
@@ -29,6 +30,7 @@ from typing import Any
 import rates_tasks
 import tasks as small_tasks
 import torch
+from clipping_cost import CASES, cost
 from clipping_loss_bound import bounded_by_loss
 from clipping_page import WITH_LOSS, write_page
 from clipping_rivals import FORMS, RIVALS, Guard
@@ -235,6 +237,16 @@ def run(store: Store, case: Case) -> None:
     print(case.task.name, case.seed, case.method, case.at, f"{loss:.4f}", extra, flush=True)
 
 
+def measure_cost(store: Store) -> None:
+    for network, batch, optimizer in CASES:
+        key = Key(network, batch, 0, "", "cost", optimizer)
+        if key not in store.runs:
+            began = time.process_time()
+            found = cost(network, batch, optimizer)
+            store.add(Run(key, math.nan, math.nan, batch, time.process_time() - began, dict(found)))
+            print(network, batch, optimizer, found, flush=True)
+
+
 def cases(what: str, options: argparse.Namespace) -> Iterator[Case]:
     everything: dict[str, Any] = small() | real() if what == "forms" else real() if what == "real" else small()
     methods = FORMS if what == "forms" else ("plain", WITH_LOSS) if what == "teachers" else RIVALS
@@ -255,7 +267,7 @@ def cases(what: str, options: argparse.Namespace) -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["real", "small", "forms", "teachers", "page"])
+    parser.add_argument("what", nargs="+", choices=["real", "small", "forms", "teachers", "cost", "page"])
     parser.add_argument("--task", nargs="+", default=["*"], help="globs on task names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--method", nargs="+", default=["*"], help="globs on methods")
@@ -272,6 +284,9 @@ def main() -> None:
     for what in options.what:
         if what == "page":
             write_page(store, Store(EVIDENCE / "rates.jsonl"), options.out.with_suffix(".md"))
+            continue
+        if what == "cost":
+            measure_cost(store)
             continue
         for case in cases(what, options):
             run(store, case)
