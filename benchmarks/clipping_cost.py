@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,7 @@ STEPS, SETTLED = 60, 10
 
 def perceptron(width: int) -> nn.Module:
     sizes = (784, width, width)
-    layers = [
-        part for n_in, n_out in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(n_in, n_out), nn.ReLU())
-    ]
+    layers = [part for n_in, n_out in pairwise(sizes) for part in (nn.Linear(n_in, n_out), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
@@ -48,8 +47,8 @@ def cost(network: str, batch: int, optimizer: str) -> dict[str, float]:
 
     Returns:
         Parameters; the step without (``plain``), what is added before and after the optimizer's step, and how long one
-        copy of the parameters (``copy``) and the least that is needed (``passes``: a copy, two differences and two norms)
-        take on their own, after a step has filled the caches.
+        copy of the parameters (``copy``) and a copy, two differences and two norms (``passes``) take on their own, after
+        a step has filled the caches.
     """
     torch.manual_seed(0)
     x, y = torch.randn(batch, 784), torch.randint(0, 10, (batch,))

@@ -39,9 +39,9 @@ only; 2304.13013).
 """
 
 TABLE_TEXT = """Loss over the best: mean (worst); lost: ended at or above the loss it started from. LR sensitivity,
-after arXiv 2309.14322: the mean over rates (1/4, 1, 4 and 16 η*) of min(loss, loss of the start) less the method's own best,
-here over what there is to gain, for losses of different tasks have different units (0: as good at each rate as at the
-method's best, 1: nothing is learned at any but one); in the last column less the best of all methods.
+after arXiv 2309.14322: the mean over rates (1/4, 1, 4 and 16 η*) of min(loss, loss of the start) less the method's own
+best, here over what there is to gain, for losses of different tasks have different units (0: as good at each rate as at
+the method's best, 1: nothing is learned at any but one); in the last column less the best of all methods.
 """
 
 BATCH_NORM_TEXT = f"""
@@ -59,10 +59,10 @@ Validation loss. All neurons move together there, which κ does not see; `max_lo
 COST_TEXT = """
 ## What it costs where nothing is clipped
 
-Processor milliseconds of a step, medians of 50 in turns with and without clipping, one thread. *Clipping* is what it adds
-before and after the optimizer's step. Beside it what a single copy of the parameters takes, without which no update can be
-undone, and what a copy, two differences and two norms do: the update's length, and how far the neurons have gone since
-their distances were taken. Nothing of this depends on the batch: what it is of a step does.
+Processor milliseconds of a step, medians of 50 in turns with and without clipping, one thread. *Clipping* is what it
+adds before and after the optimizer's step. Beside it what a single copy of the parameters takes, without which no update
+can be undone, and what a copy, two differences and two norms do: the length of the update, and how far the neurons have
+gone since their distances were taken. Nothing of this depends on the batch; its share of a step does.
 """
 
 FORMS_TEXT = """
@@ -292,8 +292,8 @@ def forms_table(store: Store) -> list[str]:
 
 def cost_table(store: Store) -> list[str]:
     lines = [
-        "| network | parameters | batch, optimizer | step | clipping | step over plain | a copy alone | copy, differences, "
-        "norms alone |",
+        "| network | parameters | batch, optimizer | step | clipping | step over plain | with a copy alone | "
+        "with copy, differences, norms alone |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, run in store.runs.items():
