@@ -46,9 +46,9 @@ def cost(network: str, batch: int, optimizer: str) -> dict[str, float]:
     """Processor milliseconds of a step, medians over updates that take turns with and without clipping.
 
     Returns:
-        Parameters; the step without (``plain``), what is added before and after the optimizer's step, and how long one
-        copy of the parameters (``copy``) and a copy, two differences and two norms (``passes``) take on their own, after
-        a step has filled the caches.
+        Parameters; the step without (``plain``), what is added before and after the optimizer's step, and how long a
+        copy of the parameters (``copy``), and a copy, two differences and two norms (``passes``), take on their own
+        after a step has filled the caches.
     """
     torch.manual_seed(0)
     x, y = torch.randn(batch, 784), torch.randint(0, 10, (batch,))
