@@ -61,8 +61,8 @@ COST_TEXT = """
 
 Processor milliseconds of a step, medians of 50 in turns with and without clipping, one thread. *Clipping* is what it
 adds before and after the optimizer's step. Beside it what a single copy of the parameters takes, without which no
-update can be undone, and what a copy, two differences and two norms do: the length of the update, and how far the neurons
-have gone since their distances were taken. Nothing of this depends on the batch; its share of a step does.
+update can be undone, and what a copy, two differences and two norms do: the length of the update, and how far the
+neurons have gone since their distances were taken. Nothing of this depends on the batch; its share of a step does.
 """
 
 FORMS_TEXT = """
