@@ -249,7 +249,7 @@ def measure_cost(store: Store) -> None:
 
 def cases(what: str, options: argparse.Namespace) -> Iterator[Case]:
     everything: dict[str, Any] = small() | real() if what == "forms" else real() if what == "real" else small()
-    methods = FORMS if what == "forms" else ("plain", WITH_LOSS) if what == "teachers" else RIVALS
+    methods = FORMS if what == "forms" else ("plain", WITH_LOSS) if what == "teachers" else (*RIVALS, WITH_LOSS)
     among = FORM_TASKS if what == "forms" else TEACHERS if what == "teachers" else ("*",)
     rates = options.at or (FORM_RATES if what in ("forms", "teachers") else RATES)
     for schedule in options.schedule:
