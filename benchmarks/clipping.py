@@ -220,7 +220,8 @@ class Case:
     def outcome(self, lr: float) -> tuple[float, dict[str, Any]]:
         if self.method != WITH_LOSS:
             return outcome(self.task, (RIVALS | FORMS)[self.method], lr, self.seed, self.schedule)
-        model, clipping = bounded_by_loss(self.task, lr, STEPS, self.seed, self.schedule)
+        itself = self.task.task if isinstance(self.task, Real) else self.task  # which the module holds, and is copied
+        model, clipping = bounded_by_loss(itself, lr, STEPS, self.seed, self.schedule)
         final, accuracy = validate(self.task, model)
         return final, {"accuracy": accuracy, "clipped": round(clipping.clipped_updates / clipping.updates, 4)}
 
