@@ -17,7 +17,7 @@ from lightning_topo.control.rule import RateRule, RateState
 from lightning_topo.control.schedule_shape import Shape
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.sharding import held_here
-from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter, expected_seconds
+from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter
 
 # A window ends when this share of the K that is predicted of an update is above what the rule remembers.
 _ALARM = 0.4
@@ -91,7 +91,7 @@ class RateController:
         self.optimizer, self.every, self.watches = optimizer, every, watches
         self._rule, self._shape, self._agree, self._schedulers = rule, shape, agree, list(schedulers)
         self._meter = UpdateMeter(
-            optimizer, model, groups, _NEURONS, sharded, compares, criticality_only=True, watches=watches
+            optimizer, model, groups, _NEURONS, sharded, compares, estimates=True, watches=watches
         )
         if not self._meter.sets:
             names = ", ".join(group.name for group in groups) or "none"
@@ -121,12 +121,9 @@ class RateController:
         return self._watch_seconds if math.isfinite(self._watch_seconds) else 0.0
 
     @property
-    def _measured_seconds(self) -> float:
+    def measure_seconds(self) -> float:
+        """What the quickest measurement took on the host; 0 before the first."""
         return self._measure_seconds if math.isfinite(self._measure_seconds) else 0.0
-
-    def expected_seconds(self) -> float:
-        """What a measurement is going to take: by its shapes, or what the quickest took on the host, if more."""
-        return max(expected_seconds(self._meter.sets, _NEURONS), self._measured_seconds)
 
     def before(self) -> None:
         """Set the rates; to be called before the optimizer's step."""
