@@ -33,22 +33,21 @@ class Cadence:
 
     Attributes:
         updates: Updates in a window until that is decided.
+        decides: Whether it is still to be decided.
     """
 
     def __init__(self, max_overhead: float | None, every: int | None, processes: Processes) -> None:
         self._max_overhead, self._processes = max_overhead, processes
-        self._open = every is None and max_overhead is not None
+        self.decides = every is None and max_overhead is not None
         self._times: list[float] = []
         self.updates = every or _WINDOW
 
     def decide(self, controller: RateController, everybody: Iterable[RateController]) -> None:
-        """Before an update: take its time, and decide for all controllers when it is time."""
-        if not self._open:
-            return
+        """Before an update, while it ``decides``: take its time, and decide for all controllers when it is time."""
         if controller.updates in _TIMED or self._times:
             self._times.append(time.perf_counter())
         if len(self._times) > len(_TIMED):
-            self._open = False
+            self.decides = False
             between = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
             every, watches = self._processes.agreed(self._affordable(controller, statistics.median(between)))
             for one in everybody:

@@ -214,7 +214,8 @@ class TopologicalRateControl(ReleasingCallback):
             self._controllers[index] = self._controller(index, optimizer)
         controller = self._controllers[index]
         if controller is not None:
-            self._cadence.decide(controller, [one for _, one in self._controlled()])
+            if self._cadence.decides:
+                self._cadence.decide(controller, [one for _, one in self._controlled()])
             controller.before()
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:

@@ -167,7 +167,6 @@ class RateController:
             self._first = ParametersBefore(held_here(held))
             self._first.take()
 
-    @torch.no_grad()
     def after(self) -> None:
         """Put the rates back, and measure where a window ends; to be called after the optimizer's step."""
         self.put_back()
@@ -209,6 +208,7 @@ class RateController:
             set_rate(group, rate)
         self._own = []
 
+    @torch.no_grad()
     def _scale_first(self) -> None:
         """Make the first update that could be measured the one that its own η* allows."""
         self._apply()
