@@ -34,7 +34,9 @@ class DisplacementWatch:
         self._parameters = placement.parameters
         self._devices = {parameter.device for parameter in self._parameters}
         names = [group.name for alike in placement.alike for group in alike.groups]
-        self._slots = [placement.slots_of(name) for name in names]
+        self._holds = torch.zeros(len(names), len(self._parameters), device=self._parameters[0].device)
+        for group, name in enumerate(names):
+            self._holds[group, placement.slots_of(name)] = 1.0
         self._pointers: list[int] = []
         self._now: list[Tensor] = []
         self._then: list[Tensor] = []
@@ -50,12 +52,8 @@ class DisplacementWatch:
         self._look()
         torch._foreach_copy_(self._then, [_watched(copy) for copy in before])
         squares = self._lengths().square_()
-        of_groups = torch.stack([squares[slots].sum() for slots in self._slots])
-        ratios = (kappa.to(of_groups).square() / of_groups).nan_to_num(0.0, 0.0, 0.0)
-        weights = torch.zeros_like(squares)
-        for ratio, slots in zip(ratios, self._slots, strict=True):
-            weights[slots] += ratio
-        self._roots = weights.sqrt_()
+        ratios = kappa.to(squares).square() / torch.mv(self._holds, squares)
+        self._roots = torch.mv(self._holds.T, ratios.nan_to_num(0.0, 0.0, 0.0)).sqrt_()
 
     def predict(self) -> Tensor | None:
         """κ̂ over all groups of what happened since the last call; None before a window was measured."""
