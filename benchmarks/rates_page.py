@@ -86,7 +86,7 @@ def write_page(store: Store, path: Path) -> None:
             "**A script without a scheduler** gets a warm-up and a cosine from the rate control, and rivals bring",
             "schedules of their own. The same runs as above, over the best *constant* rate of a sweep:\n",
             _without_scheduler(store),
-            "**Where the rate is to stay constant** (`schedule=\"constant\"`, or a run whose length is not known). The",
+            '**Where the rate is to stay constant** (`schedule="constant"`, or a run whose length is not known). The',
             "share of η* is 0.025 here, and 0.2 elsewhere; it was chosen on seed 0.\n",
             _columns(store, 300, "constant", (0,), "seed 0"),
             _columns(store, 300, "constant", (0, 1, 2), "all seeds that were run"),

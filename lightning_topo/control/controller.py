@@ -37,9 +37,9 @@ class RateController:
     $$K = \sqrt{\textstyle\sum_g \kappa_g^2} \Big/ \sum_t \eta(t)\, s(t)$$
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
-    it changed most. All groups count: many layers that each move a little move the network as far as one that moves
+    it moved farthest. All groups count: many layers that each move a little move the network as far as one that moves
     much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
-    fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
+    lengths of an update predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
     target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     $\sqrt{1 - \alpha^t}$, which is Adam's correction.
 
@@ -189,7 +189,7 @@ class RateController:
         self.updates += 1
 
     def _alarmed(self) -> bool:
-        """Whether the fastest neurons say that K has risen; of the update before this one, where reading takes time."""
+        """Whether an update's lengths say that K has risen; of the update before this one, where reading takes time."""
         if not self.watches:
             return False
         began = time.perf_counter()
