@@ -39,8 +39,8 @@ class RateController:
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
     it moved farthest. All groups count: many layers that each move a little move the network as far as one that moves
     much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
-    lengths of an update predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
-    target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
+    lengths of an update predict that K has risen. The first update is made at the optimizer's own rate, and scaled to
+    its target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     $\sqrt{1 - \alpha^t}$, which is Adam's correction.
 
     A measurement is known one update later on an accelerator, and at once on the CPU; which one it is depends on the
