@@ -34,9 +34,10 @@ class DisplacementWatch:
         self._parameters = placement.parameters
         self._devices = {parameter.device for parameter in self._parameters}
         names = [group.name for alike in placement.alike for group in alike.groups]
-        self._holds = torch.zeros(len(names), len(self._parameters), device=self._parameters[0].device)
+        holds = torch.zeros(len(names), len(self._parameters))
         for group, name in enumerate(names):
-            self._holds[group, placement.slots_of(name)] = 1.0
+            holds[group, placement.slots_of(name)] = 1.0
+        self._holds = holds.to(self._parameters[0].device)
         self._pointers: list[int] = []
         self._now: list[Tensor] = []
         self._then: list[Tensor] = []
