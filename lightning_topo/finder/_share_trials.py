@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._run_schedules import RunSchedules
@@ -43,11 +44,12 @@ def choose_share(
     while (halvings := search.halvings(trials)) is not None:
         lr = critical * 2.0**-halvings
         progress.trying_share(lr, len(result.trials) + len(trials))
-        course = runner.course(lr, steps, _MOST_WARM_UP, search.hopeless)
+        others = tuple(trials.values())
+        course = runner.course(lr, steps, _MOST_WARM_UP, partial(search.enough, others=others))
         if course is None:
             answer()
             continue
-        trials[halvings] = search.trial(lr, course.losses, course.steps)
+        trials[halvings] = search.trial(lr, course.losses, course.steps, others)
         if unfit := _unfit(course):
             return replace(result, share_trials=tuple(trials.values()), chosen=f"as {unfit}")
     made = tuple(trials.values())
@@ -83,4 +85,4 @@ def _indistinct(trials: Mapping[int, ShareTrial]) -> str:
 
 def _words(trials: tuple[ShareTrial, ...], steps: int, decays: bool) -> str:
     rest = "" if decays else ", half of it for a run without decay"
-    return f"where {len(trials)} trials of {steps} steps end lowest{rest}"
+    return f"where {len(trials)} trials of up to {steps} steps end lowest{rest}"
