@@ -41,7 +41,8 @@ class ShareTrial:
 class ShareSearch:
     r"""Search for the share of η* at which a short trial ends lowest.
 
-    It starts at a share and goes down by two while the median of a trial's last losses gets lower; where the first
+    It starts at a share and goes down by two while the median of a trial's last losses gets lower, or their mean is not
+    above that of the best, whose batches are the same: a course that one batch decides is not over. Where the first
     step down does not get lower, it goes up by two while that does, at most to a half. With the logarithms a, b, c
     of the losses at twice the best share, at it and at its half, the share is
 
@@ -85,7 +86,7 @@ class ShareSearch:
         if not trials:
             return first
         best, low, high = self.best(trials), max(trials), min(trials)
-        if best == low and low < _MOST_HALVINGS:
+        if low < _MOST_HALVINGS and (best == low or _not_above(trials[low], trials[best])):
             return low + 1
         return high - 1 if best == high and high > _LEAST_HALVINGS else None
 
@@ -156,3 +157,10 @@ class ShareSearch:
 def _last(losses: Sequence[float], count: int) -> Sequence[float]:
     """Those of a trial's losses that are in the last part of so many."""
     return losses[count - math.ceil(_LAST * count) :]
+
+
+def _not_above(trial: ShareTrial, best: ShareTrial) -> bool:
+    """Whether the mean of a trial's last losses is not above the best one's over the same batches."""
+    count = len(best.losses)
+    pairs = list(zip(_last(trial.losses, count), _last(best.losses, count), strict=False))
+    return bool(pairs) and math.isfinite(trial.loss) and math.fsum(own - other for own, other in pairs) <= 0

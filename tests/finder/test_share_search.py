@@ -40,6 +40,18 @@ def test_of_shares_that_cannot_be_told_apart_the_one_between_or_lower():
     assert ShareSearch().share(between, decays=True) == pytest.approx(2**-2.5)
 
 
+def test_descent_goes_on_where_only_the_median_is_above():
+    """By the median one batch more or less decides; the mean over the same batches is lower, and the next is best."""
+    search = ShareSearch(steps=10)
+    courses = {1: [5.0] * 6 + [1.0, 1.0, 1.0, 4.0], 2: [5.0] * 6 + [1.1] * 4, 3: [5.0] * 6 + [0.8] * 4}
+    trials = {k: search.trial(2.0**-k, losses, 10) for k, losses in courses.items()}
+    assert search.best({k: trials[k] for k in (1, 2)}) == 1
+    assert search.halvings({k: trials[k] for k in (1, 2)}) == 3
+    assert search.best(trials) == 3
+    higher = search.trial(0.25, [5.0] * 6 + [1.9] * 4, 10)
+    assert search.halvings({1: trials[1], 2: higher}) is None
+
+
 def test_no_trial_is_made_above_a_half():
     """At η* itself the first updates just hold, and K grows after them: what starts best there does not stay so."""
     trials = run(ShareSearch(), lambda k: 1.0 + k)
