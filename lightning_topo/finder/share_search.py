@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Shares that are tried: a half of η* and halves of that, 2^-14 at the least. At η* itself the first updates just hold,
-# and K grows after them: of the benchmark's runs none is best there, and one that began best there ended at 1.85.
-_LEAST_HALVINGS, _MOST_HALVINGS = 1, 14
+# Shares that are tried: the largest one and halves of it, 2^-14 of η* at the least.
+_MOST_HALVINGS = 14
 # Of a short trial's losses, the last part whose median is compared; how these constants were chosen is told in
 # docs/evidence/finder-rule.md.
 _LAST = 0.4
@@ -43,8 +42,8 @@ class ShareSearch:
 
     It starts at a share and goes down by two while the median of a trial's last losses gets lower, or their mean is not
     above that of the best, whose batches are the same: a course that one batch decides is not over. Where the first
-    step down does not get lower, it goes up by two while that does, at most to a half. With the logarithms a, b, c
-    of the losses at twice the best share, at it and at its half, the share is
+    step down does not get lower, it goes up by two while that does, at most to the largest share. With the logarithms
+    a, b, c of the losses at twice the best share, at it and at its half, the share is
 
     $$s = s_{best} \cdot 2^{-x}, \qquad x = \frac{a - c}{2 (a - 2 b + c)}$$
 
@@ -53,6 +52,7 @@ class ShareSearch:
     Args:
         steps: Optimizer steps of a trial, at least 5.
         start: The largest share to start at.
+        largest: The largest share to try, in (0, 1].
 
     Raises:
         ValueError: When the steps are too few to tell anything.
@@ -68,6 +68,7 @@ class ShareSearch:
 
     steps: int = 25
     start: float = 0.5
+    largest: float = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 5:
@@ -82,13 +83,13 @@ class ShareSearch:
         Args:
             trials: Those made so far, by their number of halvings.
         """
-        first = max(_LEAST_HALVINGS, min(_MOST_HALVINGS, math.ceil(-math.log2(self.start))))
+        least, first = (min(_MOST_HALVINGS, math.ceil(-math.log2(share))) for share in (self.largest, self.start))
         if not trials:
-            return first
+            return max(least, first)
         best, low, high = self.best(trials), max(trials), min(trials)
         if low < _MOST_HALVINGS and (best == low or _not_above(trials[low], trials[best])):
             return low + 1
-        return high - 1 if best == high and high > _LEAST_HALVINGS else None
+        return high - 1 if best == high and high > least else None
 
     def best(self, trials: Mapping[int, ShareTrial]) -> int:
         """The one that ended lowest, of those that cannot be told apart the lowest share."""

@@ -52,12 +52,11 @@ def test_descent_goes_on_where_only_the_median_is_above():
     assert search.halvings({1: trials[1], 2: higher}) is None
 
 
-def test_no_trial_is_made_above_a_half():
-    """At η* itself the first updates just hold, and K grows after them: what starts best there does not stay so."""
-    trials = run(ShareSearch(), lambda k: 1.0 + k)
-    assert sorted(trials) == [1, 2]
-    assert ShareSearch().share(trials, decays=True) == 0.5
-    assert sorted(run(ShareSearch(start=1.0), lambda k: 1.0 + k)) == [1, 2]
+@pytest.mark.parametrize(("largest", "least"), [(1.0, 0), (0.5, 1), (0.2, 3)])
+def test_no_trial_is_made_above_the_largest_share(largest, least):
+    trials = run(ShareSearch(largest=largest), lambda k: 1.0 + k)
+    assert min(trials) == least
+    assert ShareSearch(largest=largest).share(trials, decays=True) == 2.0**-least
 
 
 def test_what_diverges_is_left_downwards_and_never_chosen():
