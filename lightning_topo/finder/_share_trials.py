@@ -40,7 +40,7 @@ def choose_share(
     critical = result.critical_lr
     assert critical is not None
     start = min(0.5, _first_update(result, schedules.warm_up(steps)) / critical)
-    search = ShareSearch(steps, start, _largest(result))
+    search = ShareSearch(steps, start, _largest(result, schedules.decays))
     trials: dict[int, ShareTrial] = {}
     while (halvings := search.halvings(trials)) is not None:
         lr = critical * 2.0**-halvings
@@ -60,14 +60,15 @@ def choose_share(
     return replace(result, safety=share, share_trials=made, chosen=_words(made, steps, schedules.decays))
 
 
-def _largest(result: TopologicalLRResult) -> float:
-    """The largest share to try: η* itself only where its first update alone decides, whose κ is the largest.
+def _largest(result: TopologicalLRResult, decays: bool) -> float:
+    """The largest share to try, such that no more than a half is suggested; all of η* where a first update decides it.
 
-    Elsewhere η* is where an instability is about to grow, and K grows with it: what starts best there may not stay so.
-    On the benchmark the one run that was trained there ended at 1.85 times the best loss.
+    Of what starts best, a half is suggested for a run without decay. Elsewhere η* is where an instability is about to
+    grow, and K grows with it: what starts best there may not stay so, as the benchmark's one run that was trained there
+    and ended at 1.85 times the best loss. A first update's κ is the largest: what holds then holds later.
     """
     broken = next((trial for trial in result.trials if trial.lr == result.bracket[1]), None)
-    return 1.0 if broken is not None and broken.broke_at_step == 0 else 0.5
+    return 1.0 if not decays or (broken is not None and broken.broke_at_step == 0) else 0.5
 
 
 def _first_update(result: TopologicalLRResult, warm_up: tuple[float, ...]) -> float:
