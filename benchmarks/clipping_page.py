@@ -93,7 +93,8 @@ READ = """
   below the bound there: neurons do not come together, and what goes wrong is not what κ sees. Nor is it an overshoot of
   the batch's loss: with `max_loss_step=0.5` the ViT ends at 4 η* at a loss of 1.34 (1.51 without,
   1.32 plain, 0.61 the sweep's best; AdamW, seed 1).
-- η* of a real task is the finder's on the task's other batches (`rates.py`'s where it is known there).
+- η* of a real task is the finder's on the task's other batches. The rates called *suggestion* are what the finder of
+  commit `8b3270f` suggested; since then it suggests at most η*/2 but where the first update alone decides η*.
 """
 
 
