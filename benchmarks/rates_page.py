@@ -92,11 +92,10 @@ def write_page(store: Store, path: Path) -> None:
             "share of η* is 0.025 here, and 0.2 elsewhere; it was chosen on seed 0.\n",
             _columns(store, 300, "constant", (0,), "seed 0"),
             _columns(store, 300, "constant", (0, 1, 2), "all seeds that were run"),
-            _variants(store, "constant"),
             "### By task, at a constant rate\n",
             _by_task(store, 300, "constant"),
         ]
-    parts += ["## Sensitivity\n", _variants(store, "cosine")]
+    parts += ["## Sensitivity\n", _variants(store)]
     parts += [
         "### Four times as wide or deep, batches eight times as large\n",
         _by_task(store, 300, "cosine", scaled_tasks()),
@@ -218,16 +217,16 @@ def _by_task(store: Store, steps: int, schedule: str, tasks: Iterable[str] | Non
     return "\n".join(lines) + "\n"
 
 
-def _variants(store: Store, schedule: str) -> str:
+def _variants(store: Store) -> str:
     """The control at other settings, also with step clipping beside it, on the same cases as at its own."""
     lines = [
         "| rate control with | runs | mean | worst | usual: mean | worst | the same cases at the setting |",
         "|---|" + "---|" * 6,
     ]
     for column, beside in (("control", ""), ("clipped", ", step clipping beside it")):
-        own = _runs(store, 300, schedule, column)
+        own = _runs(store, 300, "cosine", column)
         for variant in sorted({key.variant for key in store.runs if key.column == column and key.variant}):
-            runs = _runs(store, 300, schedule, column, variant)
+            runs = _runs(store, 300, "cosine", column, variant)
             shared = [case for case in runs if case in own]
             if not shared:
                 continue
