@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# What the rates are called, and in brief.
+_LETTERS = {"learning rate η": "rate η", "critical rate η*": "η*", "of the loss, η_c": "η_c of the loss"}
+
 
 def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
     """Plot κ of each neuron group over the steps, on a logarithmic axis.
@@ -85,10 +88,11 @@ def plot_learning_rates(
     ax = notebook_axes(show) if ax is None else ax
     chosen = worst_of_each_step(records)
     of_loss = [(one.step, one.critical_lr) for one in sharpness if getattr(one, "critical_lr", None)]
+    rate, critical, loss = _LETTERS
     lines = {
-        "learning rate η": (RATE, [(one.step, one.learning_rate) for one in chosen]),
-        "critical rate η*": (CRITICAL, [(one.step, one.critical_lr) for one in chosen]),
-        "of the loss, η_c": (OF_LOSS, of_loss),
+        rate: (RATE, [(one.step, one.learning_rate) for one in chosen]),
+        critical: (CRITICAL, [(one.step, one.critical_lr) for one in chosen]),
+        loss: (OF_LOSS, of_loss),
     }
     draw_rates(ax, lines, title="η below η*: neurons stay apart")
     show_if(show)
@@ -169,14 +173,24 @@ def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: 
         A figure of 640x480 pixels whose letters can be read on a card half as large.
     """
     with card_letters():
-        above = new_axes(left=0.16, bottom=0.13)
+        above = new_axes(left=0.17, bottom=0.13)
         figure: Any = above.figure
         box = above.get_position()
-        below = figure.add_axes((box.x0, box.y0, box.width, 0.42 * box.height), sharex=above)
-        above.set_position((box.x0, box.y0 + 0.5 * box.height, box.width, 0.5 * box.height))
+        below = figure.add_axes((box.x0, box.y0, box.width, 0.41 * box.height), sharex=above)
+        above.set_position((box.x0, box.y0 + 0.54 * box.height, box.width, 0.46 * box.height))
         plot_criticality(updates, above)
         plot_learning_rates(updates, sharpness, below)
-        above.set(title=title, xlabel="", ylabel="κ")
-        below.set(title="", ylabel="rate")
+        above.set(title=title, xlabel="", ylabel="")
+        above.annotate("κ", (0.015, 0.86), xycoords="axes fraction")
+        below.set(title="", ylabel="")
         above.tick_params(labelbottom=False)
+        _legend_between(below)
     return figure
+
+
+def _legend_between(ax: Axes) -> None:
+    """The rates' letters in one row above the axes, where no line is."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        letters = [_LETTERS.get(label, label) for label in labels]
+        ax.legend(handles, letters, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=3)
