@@ -181,7 +181,6 @@ def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: 
         plot_criticality(updates, above)
         plot_learning_rates(updates, sharpness, below)
         above.set(title=title, xlabel="", ylabel="")
-        above.annotate("κ", (0.015, 0.86), xycoords="axes fraction")
         below.set(title="", ylabel="")
         above.tick_params(labelbottom=False)
         _legend_between(below)

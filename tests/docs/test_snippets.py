@@ -6,6 +6,7 @@ brings along (``model``, ``train_dataloader``, ``val_dataloader``) is the networ
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from lightning_utilities.core import rank_zero
 
 import lightning_topo
 
@@ -31,6 +33,22 @@ class Snippet:
     code: str
     expected: str
     line: int
+
+
+@contextlib.contextmanager
+def screen():
+    """What a reader sees: standard output, and what Lightning's logger tells."""
+    text = io.StringIO()
+    logger, handler = rank_zero.log, logging.StreamHandler(text)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(text):
+            yield text
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def snippets(page):
@@ -68,9 +86,8 @@ def test_snippets_run_and_print_what_they_say(page, reader):
     for snippet in snippets(page):
         if page == "README.md":
             namespace |= reader(1e-3)
-        printed = io.StringIO()
         code = compile("\n" * (snippet.line - 1) + snippet.code, page, "exec")
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        with warnings.catch_warnings(), screen() as printed:
             warnings.filterwarnings("ignore", message=_ADVICE)
             exec(code, namespace)
         last = "\n".join(printed.getvalue().splitlines()[-len(snippet.expected.splitlines()) :])  # after progress bars
