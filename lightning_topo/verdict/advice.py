@@ -95,8 +95,8 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
         if times < _WORTH_IT:
             near = f"η is {_percent(1 / room_of_loss)} of η_c" if room_of_loss > 0 else "η_c is 0"
             return (
-                f"{start}: the neurons would bear a higher rate, but the loss would not: {near} in the median, so leave "
-                "it as it is."
+                f"{start}: the neurons would bear a higher rate, but the loss would not: {near} in the median, so "
+                "leave it as it is."
             )
         factor = f"about {_round_down(times):g} times" if times <= 100 else "more than 100 times"
         return (
