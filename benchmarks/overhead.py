@@ -335,6 +335,8 @@ GUARDS: dict[str, Callable[[], Any]] = {
     "PersistenceMonitor, not measured": lambda: lt.PersistenceMonitor(max_overhead=NEVER, every_n_train_steps=1),
     "step clipping, not clipped": lambda: lt.TopologicalStepClipping(1.0),
     "step clipping, clipped": lambda: lt.TopologicalStepClipping(1e-7),
+    "rate control, measured": lambda: lt.TopologicalRateControl(every_n_train_steps=1),
+    "rate control, watched": lambda: lt.TopologicalRateControl(every_n_train_steps=10**6),
 }
 
 

@@ -48,8 +48,8 @@ class TopologicalRateControl(ReleasingCallback):
     The first update is made at the optimizer's own rate, measured, and scaled to its target. After that K is measured
     of windows of 10 updates, or of more where ``max_overhead`` wants it, which is decided once;
     ``every_n_train_steps`` sets it, for runs that are to be repeated bit for bit. Nothing waits for the device, beyond
-    the first update. In one process a few neurons are watched at each update, where that fits into ``max_overhead``:
-    when they speed up, a window ends at once.
+    the first update. In one process the length of each update is watched, where that fits into ``max_overhead``: when
+    it grows, a window ends at once.
 
     It works beside gradient accumulation, clipping, mixed precision, schedulers, parameter groups, several optimizers
     and manual optimization (each optimizer its own rate), weight averaging, ``torch.compile``, DDP and FSDP2.
@@ -214,7 +214,8 @@ class TopologicalRateControl(ReleasingCallback):
             self._controllers[index] = self._controller(index, optimizer)
         controller = self._controllers[index]
         if controller is not None:
-            self._cadence.decide(controller, [one for _, one in self._controlled()])
+            if self._cadence.decides:
+                self._cadence.decide(controller, [one for _, one in self._controlled()])
             controller.before()
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:

@@ -17,7 +17,7 @@ from lightning_topo.control.rule import RateRule, RateState
 from lightning_topo.control.schedule_shape import Shape
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.sharding import held_here
-from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter, expected_seconds
+from lightning_topo.updates import Arrival, Measurement, ParametersBefore, UpdateMeter
 
 # A window ends when this share of the K that is predicted of an update is above what the rule remembers.
 _ALARM = 0.4
@@ -37,10 +37,10 @@ class RateController:
     $$K = \sqrt{\textstyle\sum_g \kappa_g^2} \Big/ \sum_t \eta(t)\, s(t)$$
 
     with κ of each group by the net displacement, so that noise that cancels does not count, among the 64 neurons that
-    it changed most. All groups count: many layers that each move a little move the network as far as one that moves
+    it moved farthest. All groups count: many layers that each move a little move the network as far as one that moves
     much. The windows are of 1, 1, 2, 4, 8, ... updates up to ``every``; where ``watches``, one ends at once when the
-    fastest neurons predict that K has risen. The first update is made at the optimizer's own rate, and scaled to its
-    target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
+    lengths of an update predict that K has risen. The first update is made at the optimizer's own rate, and scaled to
+    its target afterwards. RMSprop divides by a mean square that starts at zero: its rates are multiplied by
     $\sqrt{1 - \alpha^t}$, which is Adam's correction.
 
     A measurement is known one update later on an accelerator, and at once on the CPU; which one it is depends on the
@@ -91,7 +91,7 @@ class RateController:
         self.optimizer, self.every, self.watches = optimizer, every, watches
         self._rule, self._shape, self._agree, self._schedulers = rule, shape, agree, list(schedulers)
         self._meter = UpdateMeter(
-            optimizer, model, groups, _NEURONS, sharded, compares, criticality_only=True, watches=watches
+            optimizer, model, groups, _NEURONS, sharded, compares, estimates=True, watches=watches
         )
         if not self._meter.sets:
             names = ", ".join(group.name for group in groups) or "none"
@@ -121,12 +121,9 @@ class RateController:
         return self._watch_seconds if math.isfinite(self._watch_seconds) else 0.0
 
     @property
-    def _measured_seconds(self) -> float:
+    def measure_seconds(self) -> float:
+        """What the quickest measurement took on the host; 0 before the first."""
         return self._measure_seconds if math.isfinite(self._measure_seconds) else 0.0
-
-    def expected_seconds(self) -> float:
-        """What a measurement is going to take: by its shapes, or what the quickest took on the host, if more."""
-        return max(expected_seconds(self._meter.sets, _NEURONS), self._measured_seconds)
 
     def before(self) -> None:
         """Set the rates; to be called before the optimizer's step."""
@@ -170,7 +167,6 @@ class RateController:
             self._first = ParametersBefore(held_here(held))
             self._first.take()
 
-    @torch.no_grad()
     def after(self) -> None:
         """Put the rates back, and measure where a window ends; to be called after the optimizer's step."""
         self.put_back()
@@ -193,7 +189,7 @@ class RateController:
         self.updates += 1
 
     def _alarmed(self) -> bool:
-        """Whether the fastest neurons say that K has risen; of the update before this one, where reading takes time."""
+        """Whether an update's lengths say that K has risen; of the update before this one, where reading takes time."""
         if not self.watches:
             return False
         began = time.perf_counter()
@@ -212,6 +208,7 @@ class RateController:
             set_rate(group, rate)
         self._own = []
 
+    @torch.no_grad()
     def _scale_first(self) -> None:
         """Make the first update that could be measured the one that its own η* allows."""
         self._apply()

@@ -49,6 +49,27 @@ class UpdateConstants:
 
     table: Tensor
 
+    @classmethod
+    def without_pairs(cls, before: Tensor, after: Tensor) -> UpdateConstants:
+        """Those of clouds of shape (G, n, D) that have no pair of different points."""
+        groups, n, _ = before.shape
+        table = before.new_full((groups, _COLUMNS), -math.inf, dtype=_exact_dtype(before))
+        table[:, _OPEN:] = 0.0
+        table[:, _UNRESOLVED] = n * (n - 1) // 2
+        table[:, _RATIO] = 1.0
+        # Zero times a coordinate is finite where it is.
+        table[:, _SIZE] = (before.detach().to(table) * 0.0).sum((1, 2)) + (after.detach().to(table) * 0.0).sum((1, 2))
+        return cls(table)
+
+    @classmethod
+    def estimated(cls, criticality: Tensor, pair: Tensor, size: Tensor) -> UpdateConstants:
+        """κ of some pair, shape (G,), the pair, shape (G, 2), and a number that is finite where the cloud is."""
+        unknown = criticality.new_full((2, len(criticality)), math.nan)
+        open_ones = criticality.new_zeros(_SIZE - _CRITICAL, len(criticality))
+        open_ones[0] = math.inf  # what the pairs left out may reach
+        columns = [criticality[None], unknown, pair.T, open_ones, size[None]]
+        return cls(torch.cat(columns).T)
+
     @property
     def criticality(self) -> Tensor:
         """κ = max |u_i - u_j| / |p_i - p_j|, shape (G,); ``nan`` where no pair is resolved."""
@@ -128,23 +149,12 @@ def update_criticality(before: Tensor, after: Tensor, eps: float) -> UpdateConst
 def _constants(before: Tensor, after: Tensor, eps: float, crossed: bool) -> UpdateConstants:
     _, n, dimension = before.shape
     if n < 2 or dimension == 0:
-        return _without_pairs(before, after)
+        return UpdateConstants.without_pairs(before, after)
     share = _POINTS_FOR_ONE if dimension < _MANY_COORDINATES else 2 * _POINTS_FOR_ONE
     count = min(_MANY if n >= _MANY_POINTS else max(2, min(_SOME, n // share)), n * (n - 1) // 2)
     clouds = update_clouds(before, after, crossed)
     found = candidates(clouds, eps, count + 1)
     return _evaluated(before.detach(), after.detach(), eps, clouds, found, count)
-
-
-def _without_pairs(before: Tensor, after: Tensor) -> UpdateConstants:
-    groups, n, _ = before.shape
-    table = before.new_full((groups, _COLUMNS), -math.inf, dtype=_exact_dtype(before))
-    table[:, _OPEN:] = 0.0
-    table[:, _UNRESOLVED] = n * (n - 1) // 2
-    table[:, _RATIO] = 1.0
-    # Zero times a coordinate is finite where it is.
-    table[:, _SIZE] = (before.detach().to(table) * 0.0).sum((1, 2)) + (after.detach().to(table) * 0.0).sum((1, 2))
-    return UpdateConstants(table)
 
 
 def _evaluated(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_topo.functional import BiLipschitz
+from lightning_topo.functional.estimated_criticality import estimated_criticality
 from lightning_topo.functional.exact_constants import exact_constants
 from lightning_topo.functional.update_constants import UpdateConstants, most_changed, update_constants
 from lightning_topo.neurons import NeuronGroup
@@ -33,23 +34,19 @@ class Compared:
     constants: UpdateConstants
 
 
-Constants = Callable[[Tensor, Tensor, float], UpdateConstants]
-
-
 @torch.no_grad()
-def compare(
-    groups: tuple[NeuronGroup, ...],
-    before: Tensor,
-    after: Tensor,
-    size: int | None,
-    eps: float,
-    constants: Constants = update_constants,
-) -> Compared:
+def compare(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, size: int | None, eps: float) -> Compared:
     """Compare clouds of shape (G, n, D), or of each those ``size`` neurons that seem to decide the constants."""
     if size is not None and size < before.shape[1]:
         chosen = most_changed(before, after, size, eps).unsqueeze(2).expand(-1, -1, before.shape[2])
         before, after = before.gather(1, chosen), after.gather(1, chosen)
-    return Compared(groups, before, after, eps, constants(before, after, eps))
+    return Compared(groups, before, after, eps, update_constants(before, after, eps))
+
+
+@torch.no_grad()
+def estimate(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, eps: float) -> Compared:
+    """Compare clouds of shape (G, n, D) by an estimate of κ alone, in a tenth of the operations."""
+    return Compared(groups, before, after, eps, estimated_criticality(before, after, eps))
 
 
 class Measurement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,21 +49,34 @@ class Layout:
 
     def units(self, stacked: Tensor, rows: Tensor | None = None) -> Tensor:
         """The units of parameters, shape (T, *shape), or some of each, shape (T, k), as rows, shape (T, n, d)."""
-        member = self.member
-        assert member.size is not None
-        block = stacked.narrow(member.axis + 1, member.offset, member.outer * member.size * member.inner)
-        units = block.unflatten(member.axis + 1, (member.outer, member.size, member.inner)).movedim(member.axis + 2, 1)
+        units, axis = self._by_unit(stacked), self.member.axis + 2
+        if rows is not None and len(units) == 1:  # of one cloud, whole stretches of memory are copied
+            return units.index_select(axis, rows[0]).movedim(axis, 1).flatten(2)
+        units = units.movedim(axis, 1)
         if rows is not None:
             units = units[torch.arange(len(units), device=units.device)[:, None], rows]
         return units.flatten(2)
 
     def sums(self, stacked: Tensor) -> Tensor:
         """The sum of each unit's numbers on parameters, shape (T, *shape), as shape (T, n); nothing is copied."""
+        units = self._by_unit(stacked)
+        return units.sum(self._other_axes(units))
+
+    def squares_about_mean(self, stacked: Tensor) -> Tensor:
+        """The squared length of each unit's numbers on parameters less the mean of all units, shape (T, n)."""
+        units = self._by_unit(stacked)
+        units = units - units.mean(self.member.axis + 2, keepdim=True)
+        return torch.linalg.vector_norm(units, dim=self._other_axes(units)).square_()
+
+    def _by_unit(self, stacked: Tensor) -> Tensor:
+        """A view of the member's part, shape (T, ..., outer, n, inner, ...)."""
         member = self.member
         assert member.size is not None
         block = stacked.narrow(member.axis + 1, member.offset, member.outer * member.size * member.inner)
-        units = block.unflatten(member.axis + 1, (member.outer, member.size, member.inner))
-        return units.sum([axis for axis in range(1, units.ndim) if axis != member.axis + 2])
+        return block.unflatten(member.axis + 1, (member.outer, member.size, member.inner))
+
+    def _other_axes(self, units: Tensor) -> list[int]:
+        return [axis for axis in range(1, units.ndim) if axis != self.member.axis + 2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +128,19 @@ class AlikeGroups:
 
     def sums(self, values: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """The sum of each neuron's coordinates, shape (G, n)."""
+        return self._over_parts(values, Layout.sums)
+
+    def lengths_about_mean(self, values: Sequence[Tensor]) -> Tensor:
+        """The length of each neuron's coordinates less the mean of its group's, shape (G, n), without clouds."""
+        return self._over_parts(values, Layout.squares_about_mean).sqrt_()
+
+    def _over_parts(
+        self, values: Sequence[Tensor] | Mapping[int, Tensor], of_units: Callable[[Layout, Tensor], Tensor]
+    ) -> Tensor:
+        """The sum over parameters of a number for each unit, shape (G, n)."""
         parts = []
         for layout, slots in self.parts:
-            each = layout.sums(_stacked([values[slot] for slot in slots]))
+            each = of_units(layout, _stacked([values[slot] for slot in slots]))
             parts.append(each.unflatten(0, (len(self.groups), -1)).sum(1).to(self.device))
         return torch.stack(parts).sum(0)
 
@@ -178,6 +201,10 @@ class Placement:
             self._slots[id(parameter)] = len(self.parameters)
             self.parameters.append(parameter)
         return self._slots[id(parameter)]
+
+    def slots_of(self, name: str) -> list[int]:
+        """Where the parameters that hold the coordinates of a group are in the list."""
+        return list(self._parameters_of[name])
 
     def parameters_of(self, group: NeuronGroup) -> list[nn.Parameter]:
         """The parameters that hold a group's coordinates, each once."""

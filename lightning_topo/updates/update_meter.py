@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_topo.functional.update_constants import update_constants, update_criticality
 from lightning_topo.neurons import NeuronGroup
+from lightning_topo.updates.displacement_watch import DisplacementWatch
 from lightning_topo.updates.drawn_sample import DrawnSample
-from lightning_topo.updates.fastest_watch import FastestWatch
-from lightning_topo.updates.measurement import Arrival, Compared, Measurement, compare
+from lightning_topo.updates.measurement import Arrival, Compared, Measurement, compare, estimate
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
@@ -39,8 +38,8 @@ class UpdateMeter:
         size: Largest number of neurons compared in a group, None for all.
         sharded: Whether the parameters are sharded over processes; all of them have to measure then.
         compares: Whether this process compares what was read.
-        criticality_only: Whether κ alone is wanted, which costs less.
-        watches: Whether to watch the neurons that moved most, for ``predicted``.
+        estimates: Whether an estimate of κ alone will do, which costs a tenth.
+        watches: Whether to watch how far the parameters move, for ``predicted``.
 
     Attributes:
         sets: The groups that it moves, those that are alike together.
@@ -57,12 +56,12 @@ class UpdateMeter:
         size: int | None,
         sharded: bool = False,
         compares: bool = True,
-        criticality_only: bool = False,
+        estimates: bool = False,
         watches: bool = False,
     ) -> None:
         self._optimizer, self._model, self._groups, self._size = optimizer, model, tuple(groups), size
         self._sharded, self._compares = sharded, compares
-        self._constants = update_criticality if criticality_only else update_constants
+        self._estimates = estimates
         self._watches = watches
         self._resolve()
 
@@ -76,7 +75,7 @@ class UpdateMeter:
             *self._placement.alike,
             *(DrawnSample(group, self._model, self._size) for group in drawn),
         ]
-        self._watch = FastestWatch(self._placement) if self._watches else None
+        self._watch = DisplacementWatch(self._placement) if self._watches and self._placement.alike else None
         self._before: ParametersBefore | None = None
         self._taken: list[tuple[MeasuredSet, Tensor | None]] = []
 
@@ -105,14 +104,14 @@ class UpdateMeter:
         """
         whole = [one for one, _ in self._taken if isinstance(one, AlikeGroups)]
         kept = [] if self._before is None or not whole else [copy.cpu().clone() for copy in self._before.copies]
-        return {"kept": kept, "watched": [] if self._watch is None else self._watch.state()}
+        return {"kept": kept, "watched": {} if self._watch is None else self._watch.state()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> bool:
         """Take over what ``state`` gave; whether neurons were kept that fit."""
         parameters, alike = self._placement.parameters, self._placement.alike
-        if self._watch is not None:
-            self._watch.load(alike, state["watched"])
+        if self._watch is not None and state["watched"]:
+            self._watch.load(state["watched"])
         kept = state["kept"]
         if not kept or [copy.shape for copy in kept] != [parameter.shape for parameter in parameters]:
             return False
@@ -146,23 +145,53 @@ class UpdateMeter:
         drawn = {id(one): one.after() for one, _ in taken if isinstance(one, DrawnSample)}
         if not self._compares:
             return None
-        return Measurement([self._compare(one, before, drawn.get(id(one))) for one, before in taken])
+        if self._estimates:
+            compared = self._estimated(taken, drawn)
+        else:
+            compared = [self._compare(one, before, drawn.get(id(one))) for one, before in taken]
+        self._learn(compared)
+        return Measurement(compared)
 
     def _compare(self, one: MeasuredSet, before: Tensor | None, after: Tensor | None) -> Compared:
         if isinstance(one, DrawnSample):
             assert before is not None
             assert after is not None
             one.remember(before, after)
-            return compare(one.groups, before[None], after[None], None, one.eps, self._constants)
+            return compare(one.groups, before[None], after[None], None, one.eps)
         assert self._before is not None
         clouds = one.clouds(self._before.copies), one.clouds(self._placement.parameters)
-        compared = compare(one.groups, *clouds, self._size, one.eps, self._constants)
-        if self._watch is not None:
-            self._watch.choose(one, *clouds, compared.constants.criticality)
+        return compare(one.groups, *clouds, self._size, one.eps)
+
+    def _estimated(
+        self, taken: Sequence[tuple[MeasuredSet, Tensor | None]], drawn: Mapping[int, Tensor]
+    ) -> list[Compared]:
+        """κ among the neurons of each group with the longest displacements about the mean of all."""
+        compared = []
+        updates: Sequence[Tensor] = ()
+        for one, before in taken:
+            if isinstance(one, DrawnSample):
+                assert before is not None
+                clouds = before[None], drawn[id(one)][None]
+                one.remember(before, drawn[id(one)])
+            else:
+                assert self._before is not None
+                rows = None
+                if self._size is not None and self._size < one.shape[0]:
+                    updates = updates or torch._foreach_sub(self._before.parameters, self._before.copies)
+                    rows = one.lengths_about_mean(updates).topk(self._size).indices
+                clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
+            compared.append(estimate(one.groups, *clouds, one.eps))
         return compared
 
+    def _learn(self, compared: Sequence[Compared]) -> None:
+        """Let the watch know what the groups that are kept as a whole did."""
+        if self._watch is not None and self._before is not None:
+            whole = compared[: len(self._placement.alike)]
+            home = whole[0].before.device
+            self._watch.learn(self._before.copies, torch.cat([one.constants.criticality.to(home) for one in whole]))
+
     def predicted(self) -> Arrival | None:
-        """κ over all groups that the fastest neurons predict, on its way to the host; None where nothing is watched.
+        """κ over all groups that their displacements predict, on its way to the host; None where nothing is watched.
 
         Of what has happened since the last measurement or the last call: the root of the sum of the groups' squares.
         """

@@ -295,16 +295,19 @@ def test_frozen_groups_and_optimizers_without_neurons(classifier, trainer):
     assert control.state_dict()["controllers"][0]["updates"] == 12
 
 
-def test_how_often_is_decided_by_the_cost(classifier, trainer, monkeypatch):
+@pytest.mark.parametrize(
+    ("measure", "watch", "every", "watches"),
+    [(1e-12, 1e-12, 10, True), (1e3, 1e-12, 64, True), (1e3, 1e3, 64, False), (1e-12, 1e3, 10, False)],
+)
+def test_how_often_is_decided_by_the_cost(classifier, trainer, monkeypatch, measure, watch, every, watches):
     from lightning_topo.control import RateController
 
-    for seconds, every, watches in ((1e-12, 10, True), (1e3, 64, False)):
-        monkeypatch.setattr(RateController, "expected_seconds", lambda self, seconds=seconds: seconds)
-        monkeypatch.setattr(RateController, "watch_seconds", seconds)
-        control = lt.TopologicalRateControl()
-        fit(trainer, classifier(adam), control)
-        state = control.state_dict()["controllers"][0]
-        assert (state["every"], state["watches"]) == (every, watches)
+    monkeypatch.setattr(RateController, "measure_seconds", measure)
+    monkeypatch.setattr(RateController, "watch_seconds", watch)
+    control = lt.TopologicalRateControl()
+    fit(trainer, classifier(adam), control)
+    state = control.state_dict()["controllers"][0]
+    assert (state["every"], state["watches"]) == (every, watches)
 
 
 def in_processes(rank, folder, control):

@@ -78,6 +78,34 @@ def test_every_group_of_a_network(size, dtype):
             assert got.n_unresolved == expected.n_unresolved
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_estimates_are_of_the_neurons_that_moved_farthest(dtype):
+    model = blocks(4)
+    groups = lt.find_neuron_groups(model, torch.randn(2, 6))
+    model.to(dtype)
+    meter = UpdateMeter(sgd(model), model, groups, 10, estimates=True)
+    before = {group.name: group.points(model) for group in groups}
+    meter.before(meter.sets)
+    move(model, 0)
+    with torch.no_grad():
+        model[2].up.bias[7] += 1.0  # one neuron far more than the others
+    found = {one.groups[i].name: row for one, row, i in rows_by_group(meter)}
+    for group in groups:
+        p, q = before[group.name].float(), group.points(model).float()
+        u = q - p
+        chosen = torch.linalg.vector_norm(u - u.mean(0), dim=1).topk(10).indices
+        expected = bi_lipschitz(p[chosen], q[chosen], torch.finfo(dtype).eps).criticality
+        assert found[group.name] == pytest.approx(expected, rel=1e-3)
+
+
+def rows_by_group(meter):
+    measurement = meter.after()
+    values = measurement.criticalities()
+    for one in measurement._compared:
+        for i in range(len(one.groups)):
+            yield one, next(values)[0], i
+
+
 def test_tied_parameters_and_slices_of_a_packed_one():
     class Packed(nn.Module):
         def __init__(self):
