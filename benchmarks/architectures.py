@@ -1,23 +1,24 @@
-"""Which neurons are found in which architecture: one row each, printed as a Markdown table and written as JSON.
+"""Which neurons are found in which architecture: one row each, printed and written as a Markdown table.
 
-Run: python benchmarks/architectures.py [--json architectures.json]
+Run: python benchmarks/architectures.py [--only ARCHITECTURE ...] [--page docs/evidence/architectures.md]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from markdown_table import head, line
 from small_networks import SMALL
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d
 from transformer_families import FAMILIES
+from unusual_networks import UNUSUAL
 
 from lightning_topo.neurons import NeuronGroup, discover_neurons
 from lightning_topo.neurons.discovery import followed
@@ -27,6 +28,19 @@ from lightning_topo.neurons.group import locate
 from lightning_topo.neurons.tracing.roles import Roles
 from lightning_topo.neurons.tracing.trace import Recorder
 
+HEADER = """# Which neurons are found in which architecture
+
+One row a network, from `python benchmarks/architectures.py`: the groups that discovery reports, how many of them pass
+the exchange test again on a fresh copy, in three trials, and why the other axes of parameters are in no group. The
+models of the `transformers` library ({version}) are built from small configurations. Where a model is given labels it
+returns its loss; without them it returns hidden states, whose units cannot be exchanged.
+
+"fixed values" are constants that differ from unit to unit: sinusoidal positions added to a stream (CTRL, M2M100),
+rotary frequencies, knots of a spline, slopes and decays (which tell heads apart in BLOOM, MPT, Falcon and RetNet),
+noise that is drawn in the forward pass.
+
+"""
+COLUMNS = ("architecture", "groups by kind", "verified", "parameter axes in no group, and why")
 KINDS = ("residual", "heads", "query_heads", "keys", "values", "groups")
 
 
@@ -337,6 +351,7 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "Mamba": lambda: decoder_only("Mamba", state_size=4),
     "Whisper": whisper,
     **SMALL,
+    **UNUSUAL,
     **FAMILIES,
 }
 
@@ -364,20 +379,14 @@ def place(counted_kind: tuple[str, int]) -> int:
     return names.index(counted_kind[0]) if counted_kind[0] in names else len(names)
 
 
-def row(architecture: str) -> dict[str, Any]:
+def row(architecture: str) -> tuple[str, str, str, str]:
     torch.manual_seed(0)
     model, example = ARCHITECTURES[architecture]()
-    start = time.perf_counter()
     found = discover_neurons(model, example)
-    seconds = time.perf_counter() - start
-    return {
-        "architecture": architecture,
-        "groups": dict(sorted(Counter(kind(group.name) for group in found.groups).items(), key=place)),
-        "verified": len(found.groups) - len(asymmetric(open_sandbox(model, example), found.groups)),
-        "of": len(found.groups),
-        "uncovered": dict(Counter(axis.reason for axis in found.uncovered)),
-        "seconds": round(seconds, 3),
-    }
+    kinds = dict(sorted(Counter(kind(group.name) for group in found.groups).items(), key=place))
+    verified = len(found.groups) - len(asymmetric(open_sandbox(model, example), found.groups))
+    uncovered = Counter(axis.reason for axis in found.uncovered)
+    return architecture, counted(kinds), f"{verified} of {len(found.groups)}", counted(uncovered)
 
 
 def counted(counts: dict[str, int]) -> str:
@@ -385,20 +394,18 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def main() -> None:
-    """Print the table; write it to the file that the command line names."""
+    """Print the table, and write the page that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--only", nargs="*", metavar="ARCHITECTURE", help="names of rows; default all")
     options = parser.parse_args()
-    print("| architecture | groups by kind | verified | parameter axes in no group, and why |")
-    print("|---|---|---|---|")
-    rows = []
+    lines = head(COLUMNS)
+    print(*lines, sep="\n", flush=True)
     for architecture in options.only or ARCHITECTURES:
-        rows.append(r := row(architecture))
-        cells = (architecture, counted(r["groups"]), f"{r['verified']} of {r['of']}", counted(r["uncovered"]))
-        print("| " + " | ".join(cells) + " |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        lines.append(line(row(architecture)))
+        print(lines[-1], flush=True)
+    if options.page:
+        options.page.write_text(HEADER.format(version=version("transformers")) + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python benchmarks/clipping.py real small          # runs that are missing, most informative first
     python benchmarks/clipping.py forms               # other bounds, and other ways to treat the optimizer's memory
-    python benchmarks/clipping.py real --task "conv/*" --seeds 1 2
+    python benchmarks/clipping.py real --task "conv/*" --seeds 1 2 --at 16 suggestion
+    python benchmarks/clipping.py teachers            # the two regressions, with a bound by the loss as well
+    python benchmarks/clipping.py cost                # time of a step in which nothing is clipped
     python benchmarks/clipping.py page                # docs/evidence/clipping.md from what is there
 
 Real: tasks of ``rates.py``, 300 updates with a warm-up of 10% and a cosine to 0. Small: the networks of ``tasks.py``,
 each with SGD, momentum, Adam and AdamW, 300 updates with the same schedule on four fifths of its data. Rates are
-multiples of η* as the topological finder finds it. Losses and accuracies are of validation data, in evaluation mode.
-Each run is appended to ``--out`` as it ends and is not made again.
+multiples of η* as the topological finder finds it, or what it suggests. Losses and accuracies are of validation data,
+in evaluation mode. Each run is appended to ``--out`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from typing import Any
 import rates_tasks
 import tasks as small_tasks
 import torch
-from clipping_page import write_page
+from clipping_cost import CASES, cost
+from clipping_loss_bound import bounded_by_loss
+from clipping_page import WITH_LOSS, write_page
 from clipping_rivals import FORMS, RIVALS, Guard
 from finder import Module, trainer
 from rates import quiet
 from rates_store import Key, Run, Store
-from rates_suggest import finder
+from rates_suggest import finder, suggestion
 from rates_tasks import shape
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -42,11 +46,13 @@ from lightning_topo.clipping import StepClipper
 from lightning_topo.finder import topological_lr_find
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
-STEPS, SCHEDULE = 300, "cosine"
-MULTIPLES = (16.0, 0.25, 4.0, 0.5, 1.0, 0.0625)
-FORM_MULTIPLES = (16.0, 0.5, 4.0, 0.25)
+STEPS = 300
+SUGGESTION = "suggestion"
+RATES = ("16", "0.25", "4", "0.5", "1", SUGGESTION)
+FORM_RATES = ("16", "0.5", "4", "0.25")
 FORM_TASKS = ("conv/momentum", "conv/adamw", "perceptron/momentum", "perceptron/adamw", "conv-batchnorm/momentum")
 ONLY_ADAM = ("update clipping",)
+TEACHERS = ("figure-eight/*", "two-circles/*")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Small:
 
     task: small_tasks.Task
     name: str
+    default_lr: float = 1e-3  # the finder's module needs one; the search does not depend on it
 
     def model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -115,25 +122,42 @@ def real() -> dict[str, Real]:
     return {name: Real(task) for name, task in rates_tasks.all_tasks().items()}
 
 
-# η*.
+# The rates.
 
 
 def critical_lr(store: Store, task: Small | Real, seed: int) -> float:
     """η*, searched for once and kept; on other batches than those of the runs."""
-    key = Key(task.name, STEPS, seed, SCHEDULE, "η*")
-    if key not in store.runs:
-        began = time.process_time()
+
+    def search() -> tuple[float | None, int]:
         if isinstance(task, Real):
             found = finder(task.task, seed)
-            lr, steps = found.lr, found.steps
-        else:
-            with TemporaryDirectory() as folder:
-                search = topological_lr_find(
-                    trainer(folder), Module(task.task), task.task.loader(50), update_attr=False
-                )
-            lr, steps = search.critical_lr, search.total_steps
+            return found.lr, found.steps
+        with TemporaryDirectory() as folder:
+            search = topological_lr_find(trainer(folder), Module(task.task), task.task.loader(50), update_attr=False)
+        return search.critical_lr, search.total_steps
+
+    return kept_rate(store, Key(task.name, STEPS, seed, "cosine", "η*"), search)
+
+
+def suggested_lr(store: Store, task: Small | Real, seed: int, schedule: str) -> float:
+    """What the finder suggests for a run with this schedule, likewise; of real tasks that of ``rates.py``."""
+    known = Store(EVIDENCE / "rates.jsonl").runs.get(Key(task.name, STEPS, seed, schedule, "finder"))
+    if known is not None:
+        return known.extra["lr"]
+
+    def search() -> tuple[float | None, int]:
+        found = suggestion(task, seed, STEPS, schedule)  # type: ignore[arg-type]
+        return found.lr, found.steps
+
+    return kept_rate(store, Key(task.name, STEPS, seed, schedule, "suggested"), search)
+
+
+def kept_rate(store: Store, key: Key, search: Callable[[], tuple[float | None, int]]) -> float:
+    if key not in store.runs:
+        began = time.process_time()
+        lr, steps = search()
         if lr is None:
-            raise RuntimeError(f"the finder found no critical rate for {task.name}")
+            raise RuntimeError(f"the finder found no rate for {key.task}")
         store.add(Run(key, math.nan, math.nan, steps, time.process_time() - began, {"lr": lr}))
     return store.runs[key].extra["lr"]
 
@@ -156,7 +180,7 @@ def validate(task: Small | Real, model: nn.Module) -> tuple[float, float | None]
     return loss if math.isfinite(loss) else math.inf, right / numbers if numbers else None
 
 
-def outcome(task: Small | Real, guard: Guard, lr: float, seed: int) -> tuple[float, dict[str, Any]]:
+def outcome(task: Small | Real, guard: Guard, lr: float, seed: int, schedule: str) -> tuple[float, dict[str, Any]]:
     """Validation loss at the end, ``inf`` where training diverged, and what else is worth keeping."""
     model = task.model(seed)
     optimizer = task.optimizer(model, lr)
@@ -164,7 +188,7 @@ def outcome(task: Small | Real, guard: Guard, lr: float, seed: int) -> tuple[flo
     with guard(model, optimizer, example) as guarding:
         for step, (x, y) in enumerate(task.batches(STEPS, seed)):
             for settings in optimizer.param_groups:
-                settings["lr"] = lr * shape(step, STEPS, SCHEDULE)
+                settings["lr"] = lr * shape(step, STEPS, schedule)
             optimizer.zero_grad()
             loss = task.loss(model(x), y)
             if not math.isfinite(loss.item()):
@@ -178,41 +202,78 @@ def outcome(task: Small | Real, guard: Guard, lr: float, seed: int) -> tuple[flo
     return final, extra
 
 
-def run(store: Store, task: Small | Real, method: str, multiple: float, seed: int) -> None:
-    key = Key(task.name, STEPS, seed, SCHEDULE, method, f"{multiple:g}")
+@dataclass(frozen=True)
+class Case:
+    """One run: ``at`` is the rate as a multiple of η*, or ``suggestion``."""
+
+    task: Small | Real
+    method: str
+    at: str
+    seed: int
+    schedule: str
+
+    def lr(self, store: Store) -> float:
+        if self.at == SUGGESTION:
+            return suggested_lr(store, self.task, self.seed, self.schedule)
+        return float(self.at) * critical_lr(store, self.task, self.seed)
+
+    def outcome(self, lr: float) -> tuple[float, dict[str, Any]]:
+        if self.method != WITH_LOSS:
+            return outcome(self.task, (RIVALS | FORMS)[self.method], lr, self.seed, self.schedule)
+        itself = self.task.task if isinstance(self.task, Real) else self.task  # which the module holds, and is copied
+        model, clipping = bounded_by_loss(itself, lr, STEPS, self.seed, self.schedule)
+        final, accuracy = validate(self.task, model)
+        return final, {"accuracy": accuracy, "clipped": round(clipping.clipped_updates / clipping.updates, 4)}
+
+
+def run(store: Store, case: Case) -> None:
+    key = Key(case.task.name, STEPS, case.seed, case.schedule, case.method, case.at)
     if key in store.runs:
         return
-    lr = multiple * critical_lr(store, task, seed)
-    start, _ = validate(task, task.model(seed))
+    lr = case.lr(store)
+    start, _ = validate(case.task, case.task.model(case.seed))
     began = time.process_time()
-    loss, extra = outcome(task, (RIVALS | FORMS)[method], lr, seed)
+    loss, extra = case.outcome(lr)
     store.add(Run(key, loss, start, STEPS, time.process_time() - began, extra))
-    print(task.name, seed, method, f"{multiple:g}", f"{loss:.4f}", extra, flush=True)
+    print(case.task.name, case.seed, case.method, case.at, f"{loss:.4f}", extra, flush=True)
 
 
-def cases(what: str, options: argparse.Namespace) -> Iterator[tuple[Small | Real, str, float, int]]:
+def measure_cost(store: Store) -> None:
+    for network, batch, optimizer in CASES:
+        key = Key(network, batch, 0, "", "cost", optimizer)
+        if key not in store.runs:
+            began = time.process_time()
+            found = cost(network, batch, optimizer)
+            store.add(Run(key, math.nan, math.nan, batch, time.process_time() - began, dict(found)))
+            print(network, batch, optimizer, found, flush=True)
+
+
+def cases(what: str, options: argparse.Namespace) -> Iterator[Case]:
     everything: dict[str, Any] = small() | real() if what == "forms" else real() if what == "real" else small()
-    methods = FORMS if what == "forms" else RIVALS
-    for seed in options.seeds:
-        for multiple in options.multiples or (FORM_MULTIPLES if what == "forms" else MULTIPLES):
-            for name, task in everything.items():
-                if what == "forms" and name not in FORM_TASKS:
-                    continue
-                if not any(fnmatch(name, pattern) for pattern in options.task):
-                    continue
-                for method in methods:
-                    if method in ONLY_ADAM and not name.split("/")[1].startswith("adam"):
+    methods = FORMS if what == "forms" else ("plain", WITH_LOSS) if what == "teachers" else (*RIVALS, WITH_LOSS)
+    among = FORM_TASKS if what == "forms" else TEACHERS if what == "teachers" else ("*",)
+    rates = options.at or (FORM_RATES if what in ("forms", "teachers") else RATES)
+    for schedule in options.schedule:
+        for seed in options.seeds:
+            for at in rates:
+                for name, task in everything.items():
+                    if not any(fnmatch(name, one) for one in options.task) or not any(fnmatch(name, o) for o in among):
                         continue
-                    yield task, method, multiple, seed
+                    for method in methods:
+                        if method in ONLY_ADAM and not name.split("/")[1].startswith("adam"):
+                            continue
+                        if any(fnmatch(method, pattern) for pattern in options.method):
+                            yield Case(task, method, at, seed, schedule)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["real", "small", "forms", "page"])
+    parser.add_argument("what", nargs="+", choices=["real", "small", "forms", "teachers", "cost", "page"])
     parser.add_argument("--task", nargs="+", default=["*"], help="globs on task names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--method", nargs="+", default=["*"], help="globs on methods")
-    parser.add_argument("--multiples", nargs="+", type=float, help="multiples of η*")
+    parser.add_argument("--at", nargs="+", help=f"rates: multiples of η*, or {SUGGESTION}")
+    parser.add_argument("--schedule", nargs="+", default=["cosine"], choices=["cosine", "constant"])
     parser.add_argument("--data-dir", help="folder of Fashion-MNIST's four files")
     parser.add_argument("--out", type=Path, default=EVIDENCE / "clipping.jsonl")
     options = parser.parse_args()
@@ -225,9 +286,11 @@ def main() -> None:
         if what == "page":
             write_page(store, Store(EVIDENCE / "rates.jsonl"), options.out.with_suffix(".md"))
             continue
-        for task, method, multiple, seed in cases(what, options):
-            if any(fnmatch(method, pattern) for pattern in options.method):
-                run(store, task, method, multiple, seed)
+        if what == "cost":
+            measure_cost(store)
+            continue
+        for case in cases(what, options):
+            run(store, case)
 
 
 if __name__ == "__main__":

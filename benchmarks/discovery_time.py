@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markdown_table import head, line
 from torch import Tensor, nn
 
 from lightning_topo.neurons import discover_neurons
@@ -140,10 +141,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines = head(COLUMNS)
     print(*lines, sep="\n", flush=True)
     for name in options.only or MODELS:
-        lines.append("| " + " | ".join(map(str, row(name))) + " |")
+        lines.append(line(row(name)))
         print(lines[-1], flush=True)
     if options.page:
         options.page.write_text(HEADER + "\n".join(lines) + "\n")

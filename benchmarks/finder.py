@@ -159,6 +159,18 @@ def true_rate(task: Task, order: int, steps: int, groups: tuple[NeuronGroup, ...
     return lr * math.sqrt(GRID)
 
 
+def zone(task: Task, truth: float, groups: tuple[NeuronGroup, ...], warm_up: int = 1) -> tuple[float, float]:
+    """The lowest rate that broke and the largest that held over the finder's batches, from 0.4 to 1.5 of the truth."""
+    batches = task.batches(0, HOLD)
+    broke, held = truth * GRID, truth
+    for lr in (truth * 1.05**k for k in range(-18, 9)):
+        if updates(task, lr, batches, groups, warm_up) < HOLD:
+            broke = min(broke, lr)
+        else:
+            held = max(held, lr)
+    return broke, held
+
+
 # Other ways to choose a rate.
 
 
@@ -288,7 +300,9 @@ def critical(name: str) -> dict[str, Any]:
         with TemporaryDirectory() as folder:
             found = topological_lr_find(trainer(folder), module, task.loader(0), safety=1.0, update_attr=False)
         truth = true_rate(task, 0, HOLD, groups, warm_up)
+        broke, held = zone(task, truth, groups, warm_up)
         row[key] = {"critical_lr": found.critical_lr, "steps": found.total_steps, "truth": truth}
+        row[key] |= {"alternating": found.alternating, "lowest_broke": broke, "largest_held": held}
     return row
 
 
@@ -300,6 +314,17 @@ def show_critical(rows: list[dict[str, Any]]) -> None:
         print(f"{key}: η* over the truth {quantiles(ratios)}, within 10%: {within}, {steps:.0f} steps in the median")
         outside = [f"{row['task']} {r:.2f}" for row, r in zip(rows, ratios, strict=True) if not 1 / 1.1 <= r <= 1.1]
         print("  outside:", ", ".join(outside) or "none")
+        alternate = [row for row in rows if row[key]["lowest_broke"] < row[key]["largest_held"]]
+        of_zones = [beside_zone(row[key]) for row in rows]
+        names = ", ".join(f"{row['task']}{'*' if row[key]['alternating'] else ''}" for row in alternate)
+        print(f"  rates alternate on {len(alternate)} (*: and the finder says so): {names or 'none'}")
+        print(f"  within 10% of the zone: {share(of_zones, lambda r: 1 / 1.1 <= r <= 1.1)}")
+
+
+def beside_zone(found: dict[str, float]) -> float:
+    """η* over the nearer end of the zone, 1 within it."""
+    low, high = sorted((found["lowest_broke"], found["largest_held"]))
+    return found["critical_lr"] / min(max(found["critical_lr"], low), high)
 
 
 # What it costs on a large network.

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markdown_table import head, line
 from matplotlib.figure import Figure
 from rates_tasks import fashion
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ def series(runs: list[dict[str, Any]], figure: str) -> np.ndarray:
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """One column an optimizer, one row a figure; a thin line each seed, a thick one their mean."""
+    """One column an optimizer, one row a figure; a line for the mean over seeds, and between the seeds a shade."""
     figures = {
         "accuracy": "accuracy on the task",
         "dormant": "dormant share",
@@ -142,8 +143,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
                     continue
                 values = series(chosen, figure)
                 x = np.arange(values.shape[1])
-                ax.plot(x, values.T, color=COLOURS[way], lw=0.8, alpha=0.5)
-                ax.plot(x, values.mean(0), color=COLOURS[way], lw=2.2, label=way)
+                ax.fill_between(x, values.min(0), values.max(0), color=COLOURS[way], alpha=0.2, lw=0)
+                ax.plot(x, values.mean(0), color=COLOURS[way], lw=2.0, label=way)
             ax.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(label)
         row[0].set_ylim(bottom=0)
@@ -157,27 +158,44 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes[0][0].figure.savefig(path)
 
 
+COLUMNS = (
+    "optimizer",
+    "",
+    "seeds",
+    "accuracy, tasks 1 to 3",
+    "tasks 18 to 20",
+    "dormant at the end",
+    "by the paper's own score",
+    "effective rank",
+    "distinct of 256",
+    "updates scaled back",
+)
+
+
 def table(runs: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| optimizer | | accuracy, tasks 1 to 3 | tasks 18 to 20 | dormant at the end | by the paper's own score | "
-        "effective rank | distinct of 256 | updates scaled back |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = head(COLUMNS)
     for optimizer in OPTIMIZERS:
         for way in WAYS:
             chosen = [run for run in runs if (run["optimizer"], run["way"]) == (optimizer, way)]
             if not chosen:
                 continue
-            accuracy = series(chosen, "accuracy").mean(0)
-            end = {name: series(chosen, name)[:, -1].mean() for name in chosen[0]["rows"][0]}
+            accuracy = series(chosen, "accuracy")
+            end = {name: series(chosen, name)[:, -1] for name in chosen[0]["rows"][-1]}
             clipped = [run["clipped"] / run["updates"] for run in chosen if "clipped" in run]
-            distinct = f"{end['distinct']:.0f}" if "distinct" in end else "-"
-            lines.append(
-                f"| {optimizer} | {way} | {accuracy[1:4].mean():.3f} | {accuracy[-3:].mean():.3f} | "
-                f"{end['dormant']:.0%} | {end['silent']:.0%} | {end['effective_rank']:.0f} | {distinct} | "
-                f"{f'{np.mean(clipped):.1%}' if clipped else '-'} |"
-            )
+            cells = (
+                spread(accuracy[:, 1:4].mean(1), "{:.3f}"), spread(accuracy[:, -3:].mean(1), "{:.3f}"),
+                spread(100 * end["dormant"], "{:.0f}", "%"), spread(100 * end["silent"], "{:.0f}", "%"),
+                spread(end["effective_rank"], "{:.0f}"), spread(end["distinct"], "{:.0f}"),
+                spread(100 * np.array(clipped), "{:.1f}", "%") if clipped else "-",
+            )  # fmt: skip
+            lines.append(line((optimizer, way, len(chosen), *cells)))
     return lines
+
+
+def spread(values: np.ndarray, form: str, unit: str = "") -> str:
+    """The mean over seeds, and from where to where they lie."""
+    mean, least, most = (form.format(value) for value in (values.mean(), values.min(), values.max()))
+    return f"{mean}{unit}" if least == most else f"{mean}{unit} ({least} to {most})"
 
 
 def page(runs: list[dict[str, Any]]) -> None:
@@ -193,7 +211,7 @@ def page(runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "docs/evidence/plasticity.jsonl")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="part of the name of the runs to make")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
     python examples/find_lr.py --output runs/find_lr
 
-It takes less than a minute and writes ``lr_find.png``: the largest criticality and the last loss of each trial. The
+It takes less than a minute and writes ``lr_find.png``: the largest criticality of each trial, and its losses. The
 networks start from the same weights and see the same batches; only the learning rate differs.
 """
 

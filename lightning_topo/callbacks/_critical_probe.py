@@ -98,12 +98,11 @@ class CriticalProbe:
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         if self._before is not None or not self._recorded.heeds_run:
             return
-        if self._module.automatic_optimization or self._recorded.loss_is_known:
-            settings = optimizer.param_groups
-            moved = {id(p): p for setting in settings for p in setting["params"] if p.layout is torch.strided}
-            self._before, self._index = ParametersBefore(list(moved.values())), index
-            self._before.take()
-            self._rate = LearningRate(setting.get("lr", math.nan) for setting in settings)
+        settings = optimizer.param_groups
+        moved = {id(p): p for setting in settings for p in setting["params"] if p.layout is torch.strided}
+        self._before, self._index = ParametersBefore(list(moved.values())), index
+        self._before.take()
+        self._rate = LearningRate(setting.get("lr", math.nan) for setting in settings)
 
     def _after_step(self, index: int, optimizer: Optimizer) -> None:
         if self._before is not None and index == self._index:

@@ -41,7 +41,8 @@ class TopologicalLearningRateFinder(Callback):
         max_lr: Largest base learning rate to try; the search starts there.
         hold_steps: Optimizer steps for which a rate has to hold. As many batches are kept in memory (times ``orders``
             and accumulation), those that the trials reached.
-        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance.
+        tolerance: The bracket around η* is closed when its ends are within a factor of 1 + tolerance, of its square
+            where rates that hold and rates that break alternate; the result says where they do.
         safety: ``"auto"``, or the share of η* to train at, in (0, 1]. ``"auto"`` chooses it by short trials, and half
             of that for a run whose rate does not decay; where they cannot tell (no loss is returned, or several), it is
             a quarter.
@@ -52,7 +53,7 @@ class TopologicalLearningRateFinder(Callback):
             factor, and the schedulers' base rates.
         attr_name: Attribute that holds the learning rate, dotted names too; default ``lr`` or ``learning_rate``, on the
             model, its ``hparams`` or the data module.
-        trial_steps: Optimizer steps of each short trial, at least 5.
+        trial_steps: Optimizer steps of each short trial, at least 5; one that cannot end lowest makes fewer.
         schedule: Whether trials follow the run's own schedule; False holds the rate constant.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from lightning_topo.finder._progress import SearchProgress
 from lightning_topo.finder._run_schedules import RunSchedules
@@ -38,16 +39,18 @@ def choose_share(
         return replace(result, chosen="as there are several optimizers, of which no one loss tells")
     critical = result.critical_lr
     assert critical is not None
-    search = ShareSearch(steps, min(0.5, _first_update(result, schedules.warm_up(steps)) / critical))
+    start = min(0.5, _first_update(result, schedules.warm_up(steps)) / critical)
+    search = ShareSearch(steps, start, _largest(result, schedules.decays))
     trials: dict[int, ShareTrial] = {}
     while (halvings := search.halvings(trials)) is not None:
         lr = critical * 2.0**-halvings
         progress.trying_share(lr, len(result.trials) + len(trials))
-        course = runner.course(lr, steps, _MOST_WARM_UP, search.hopeless)
+        others = tuple(trials.values())
+        course = runner.course(lr, steps, _MOST_WARM_UP, partial(search.enough, others=others))
         if course is None:
             answer()
             continue
-        trials[halvings] = search.trial(lr, course.losses, course.steps)
+        trials[halvings] = search.trial(lr, course.losses, course.steps, others)
         if unfit := _unfit(course):
             return replace(result, share_trials=tuple(trials.values()), chosen=f"as {unfit}")
     made = tuple(trials.values())
@@ -55,6 +58,17 @@ def choose_share(
         return replace(result, share_trials=made, chosen=f"as {unfit}")
     share = search.share(trials, schedules.decays)
     return replace(result, safety=share, share_trials=made, chosen=_words(made, steps, schedules.decays))
+
+
+def _largest(result: TopologicalLRResult, decays: bool) -> float:
+    """The largest share to try, such that no more than a half is suggested; all of η* where a first update decides it.
+
+    Of what starts best, a half is suggested for a run without decay. Elsewhere η* is where an instability is about to
+    grow, and K grows with it: what starts best there may not stay so, as the benchmark's one run that was trained there
+    and ended at 1.85 times the best loss. A first update's κ is the largest: what holds then holds later.
+    """
+    broken = next((trial for trial in result.trials if trial.lr == result.bracket[1]), None)
+    return 1.0 if not decays or (broken is not None and broken.broke_at_step == 0) else 0.5
 
 
 def _first_update(result: TopologicalLRResult, warm_up: tuple[float, ...]) -> float:
@@ -83,4 +97,4 @@ def _indistinct(trials: Mapping[int, ShareTrial]) -> str:
 
 def _words(trials: tuple[ShareTrial, ...], steps: int, decays: bool) -> str:
     rest = "" if decays else ", half of it for a run without decay"
-    return f"where {len(trials)} trials of {steps} steps end lowest{rest}"
+    return f"where {len(trials)} trials of up to {steps} steps end lowest{rest}"

@@ -30,7 +30,7 @@ from lightning_topo.sharding import require_whole_updates
 
 _ADVICE = {
     "not_reached": "No learning rate up to max_lr={0:g} broke an update, so the critical learning rate is not known, "
-    "and the learning rate stays as it is. Raise max_lr or hold_steps.",
+    "and the learning rate stays as it is. Raise max_lr or hold_steps, or check that the loss depends on the weights.",
     "below_min": "Even the learning rate min_lr={1:g} broke an update, so the critical learning rate is not known, and "
     "the learning rate stays as it is. Lower min_lr, or check the initialisation of the model.",
 }

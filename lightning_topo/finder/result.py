@@ -18,6 +18,9 @@ Status = Literal["found", "not_reached", "below_min"]
 DEFAULT_SAFETY = 0.25
 
 
+_ALTERNATING = "rates that hold and rates that break alternate there: a lower one broke sooner than a higher one"
+
+
 @dataclass(frozen=True)
 class Trial:
     """One base learning rate, held from the same start over the same batches until it breaks or has held.
@@ -64,6 +67,9 @@ class TopologicalLRResult:
         share_trials: The short trials by whose losses that share was chosen; empty where it was given.
         chosen: How it was chosen, in words.
         schedule: The schedule that the trials followed, in words.
+        alternating: Whether rates that hold and rates that break alternate near η*: the smallest rate that broke did so
+            sooner than a higher one. The batches decide there which rates hold, and the bracket may be left wider than
+            the tolerance, by its square at most. Every rate that was seen to break is above it all the same.
         seconds: How long the search took; it is neither compared nor saved.
     """
 
@@ -74,6 +80,7 @@ class TopologicalLRResult:
     share_trials: tuple[ShareTrial, ...] = ()
     chosen: str = ""
     schedule: str = "constant"
+    alternating: bool = False
     seconds: float = field(default=0.0, compare=False)
 
     def __repr__(self) -> str:
@@ -94,6 +101,8 @@ class TopologicalLRResult:
                 f"suggestion {self.suggestion():.3g}, a share of {self.safety:.3g} of it{how}",
             ]
         count = len(self.trials) + len(self.share_trials)
+        if self.alternating:
+            found.insert(1, _ALTERNATING)
         return [
             *found,
             f"schedule of the trials: {self.schedule}",
@@ -164,6 +173,7 @@ class TopologicalLRResult:
             "share_trials": [_plain(trial) for trial in self.share_trials],
             "chosen": self.chosen,
             "schedule": self.schedule,
+            "alternating": self.alternating,
         }
 
     @classmethod
@@ -184,6 +194,7 @@ class TopologicalLRResult:
                 tuple(map(_share_trial, values.get("share_trials", ()))),
                 str(values.get("chosen", "")),
                 str(values.get("schedule", "constant")),
+                bool(values.get("alternating", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"expected what TopologicalLRResult.to_dict wrote, got {values!r:.80}") from error

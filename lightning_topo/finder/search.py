@@ -38,6 +38,15 @@ class SearchState:
     broken: Trial | None = None
     trials: tuple[Trial, ...] = ()
 
+    @property
+    def alternating(self) -> bool:
+        """Whether the smallest rate that broke did so sooner than a higher one."""
+        smallest = self.broken
+        return smallest is not None and any(
+            not trial.held and trial.lr > smallest.lr and (trial.broke_at_step or 0) > (smallest.broke_at_step or 0)
+            for trial in self.trials
+        )
+
 
 @dataclass(frozen=True)
 class CriticalRateSearch:
@@ -53,14 +62,19 @@ class CriticalRateSearch:
     $$
 
     until a rate holds. If that left a gap, the rest is taken in steps of c, again from above.
-    The rates that hold need not form an interval; coming from above finds the upper end of the set.
+
+    The rates that hold need not form an interval; coming from above finds the upper end of the set. An instability that
+    grows breaks later at a lower rate. Where the smallest rate that broke did so sooner than a higher one, the batches
+    decide which rates hold and which break, the two alternate, and a finer bracket would tell no more: it is closed
+    when its ends are within a factor of c², and the result says so.
 
     The idea follows arXiv 2510.02670, section 3: an update is one-to-one on the neurons for η < η* = 1/K.
 
     Args:
         min_lr: Smallest rate to try.
         max_lr: Largest rate to try.
-        tolerance: The bracket is closed when its ends are within a factor of 1 + tolerance.
+        tolerance: The bracket is closed when its ends are within a factor of 1 + tolerance, of its square where rates
+            that hold and rates that break alternate.
         warm_up: Share of its peak that the schedule has reached at each of a trial's first updates; 1 after that.
 
     Raises:
@@ -91,8 +105,12 @@ class CriticalRateSearch:
 
     @property
     def _cell(self) -> float:
-        """The widest bracket that is closed."""
+        """The smallest step between two rates."""
         return 1 + self.tolerance
+
+    def _widest(self, state: SearchState) -> float:
+        """The widest bracket that is closed."""
+        return self._cell ** (2 if state.alternating else 1)
 
     def init(self) -> SearchState:
         """The state before the first trial."""
@@ -111,7 +129,7 @@ class CriticalRateSearch:
         if state.broken is None:
             return state.held > 0
         if state.held > 0:
-            return state.broken.lr <= state.held * self._cell * (1 + _ROUNDING)
+            return state.broken.lr <= state.held * self._widest(state) * (1 + _ROUNDING)
         return state.broken.lr <= self.min_lr
 
     def result(self, state: SearchState) -> TopologicalLRResult:
@@ -119,19 +137,21 @@ class CriticalRateSearch:
         if state.broken is None:
             return TopologicalLRResult("not_reached", (state.held, math.inf), state.trials)
         bracket = (state.held, state.broken.lr)
-        return TopologicalLRResult("found" if state.held > 0 else "below_min", bracket, state.trials)
+        if state.held == 0:
+            return TopologicalLRResult("below_min", bracket, state.trials)
+        return TopologicalLRResult("found", bracket, state.trials, alternating=state.alternating)
 
     def _propose(self, state: SearchState) -> float:
         if state.broken is None:
             return self.max_lr
         if state.held > 0:
-            return self._between(state.held, state.broken)
+            return self._between(state.held, state.broken, self._widest(state))
         return max(self.min_lr, self._below(state.broken))
 
-    def _between(self, held: float, broken: Trial) -> float:
-        """The next rate to try below one that broke and above one that held, on a grid of cells."""
+    def _between(self, held: float, broken: Trial, widest: float) -> float:
+        """The next rate to try below one that broke and above one that held, on a grid of cells of a width."""
         width = math.log(broken.lr / held)
-        cells = max(1, math.ceil(width / math.log(self._cell) - _ROUNDING))
+        cells = max(1, math.ceil(width / math.log(widest) - _ROUNDING))
         # Only a first update can have led far too low. Trials that break there cost a step: half of the way is safe.
         down = max(1, cells // 2) if broken.broke_at_step == 0 else 1
         return broken.lr * math.exp(-width / cells * down)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Shares that are tried: η* and halves of it, 2^-14 at the least.
+# Shares that are tried: the largest one and halves of it, 2^-14 of η* at the least.
 _MOST_HALVINGS = 14
 # Of a short trial's losses, the last part whose median is compared; how these constants were chosen is told in
 # docs/evidence/finder-rule.md.
@@ -24,9 +24,10 @@ class ShareTrial:
 
     Attributes:
         lr: The base learning rate.
-        losses: The training loss of each batch, in order; fewer than the others' where it was given up.
+        losses: The training loss of each batch, in order; fewer than the others' where it was stopped.
         steps: Optimizer steps spent.
-        loss: Median of the last losses, by which the trials are compared; ``inf`` where it was given up.
+        loss: Median of the last losses, by which the trials are compared, of those that were seen where it was stopped
+            as it could not end lowest; ``inf`` where it diverged.
     """
 
     lr: float
@@ -39,9 +40,10 @@ class ShareTrial:
 class ShareSearch:
     r"""Search for the share of η* at which a short trial ends lowest.
 
-    It starts at a share and goes down by two while the median of a trial's last losses gets lower; where the first
-    step down does not get lower, it goes up by two while that does, at most to η* itself. With the logarithms a, b, c
-    of the losses at twice the best share, at it and at its half, the share is
+    It starts at a share and goes down by two while the median of a trial's last losses gets lower, or their mean is not
+    above that of the best, whose batches are the same: a course that one batch decides is not over. Where the first
+    step down does not get lower, it goes up by two while that does, at most to the largest share. With the logarithms
+    a, b, c of the losses at twice the best share, at it and at its half, the share is
 
     $$s = s_{best} \cdot 2^{-x}, \qquad x = \frac{a - c}{2 (a - 2 b + c)}$$
 
@@ -50,6 +52,7 @@ class ShareSearch:
     Args:
         steps: Optimizer steps of a trial, at least 5.
         start: The largest share to start at.
+        largest: The largest share to try, in (0, 1].
 
     Raises:
         ValueError: When the steps are too few to tell anything.
@@ -65,6 +68,7 @@ class ShareSearch:
 
     steps: int = 25
     start: float = 0.5
+    largest: float = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 5:
@@ -79,27 +83,55 @@ class ShareSearch:
         Args:
             trials: Those made so far, by their number of halvings.
         """
-        first = min(_MOST_HALVINGS, math.ceil(-math.log2(self.start)))
+        least, first = (min(_MOST_HALVINGS, math.ceil(-math.log2(share))) for share in (self.largest, self.start))
         if not trials:
-            return first
+            return max(least, first)
         best, low, high = self.best(trials), max(trials), min(trials)
-        if best == low and low < _MOST_HALVINGS:
+        if low < _MOST_HALVINGS and (best == low or _not_above(trials[low], trials[best])):
             return low + 1
-        return high - 1 if best == high and high > 0 else None
+        return high - 1 if best == high and high > least else None
 
     def best(self, trials: Mapping[int, ShareTrial]) -> int:
         """The one that ended lowest, of those that cannot be told apart the lowest share."""
         return min(trials, key=lambda halvings: (trials[halvings].loss, -halvings))
 
-    def trial(self, lr: float, losses: Sequence[float], steps: int) -> ShareTrial:
-        """What a course of losses is worth; nothing where it ended early."""
-        last = losses[-math.ceil(_LAST * len(losses)) :]
-        loss = statistics.median(last) if steps >= self.steps and last else math.inf
+    def trial(self, lr: float, losses: Sequence[float], steps: int, others: Sequence[ShareTrial] = ()) -> ShareTrial:
+        """What a course of losses is worth; nothing where it diverged.
+
+        Args:
+            lr: The base learning rate.
+            losses: The loss of each batch.
+            steps: Optimizer steps spent.
+            others: The trials before it, by which it may have been stopped.
+        """
+        whole = steps >= self.steps
+        count = len(losses) if whole else max((len(trial.losses) for trial in others), default=0)
+        last = _last(losses, count)
+        comparable = whole or (self.beaten(losses, others) and not self.hopeless(losses))
+        loss = statistics.median(last) if last and comparable else math.inf
         return ShareTrial(lr, tuple(losses), steps, loss if math.isfinite(loss) else math.inf)
 
+    def enough(self, losses: Sequence[float], others: Sequence[ShareTrial]) -> bool:
+        """Whether a trial need not go on.
+
+        Args:
+            losses: Its losses so far.
+            others: The trials before it.
+        """
+        return self.hopeless(losses) or self.beaten(losses, others)
+
     def hopeless(self, losses: Sequence[float]) -> bool:
-        """Whether a trial need not go on: its loss has risen far above where it started."""
+        """Whether its loss has risen far above where it started."""
         return len(losses) >= self.steps // 2 and min(losses[-3:]) > _RISEN * abs(losses[0])
+
+    def beaten(self, losses: Sequence[float], others: Sequence[ShareTrial]) -> bool:
+        """Whether so many of its last losses are above the best trial's median that its own will certainly be."""
+        best = min(others, key=lambda trial: trial.loss, default=None)
+        if best is None:
+            return False
+        count = len(best.losses)
+        above = sum(loss > best.loss for loss in _last(losses, count))
+        return above > math.ceil(_LAST * count) / 2
 
     def share(self, trials: Mapping[int, ShareTrial], decays: bool) -> float:
         """The share that the trials suggest.
@@ -121,3 +153,15 @@ class ShareSearch:
         above, at, below = map(math.log, losses)
         bend = above - 2 * at + below
         return (above - below) / (2 * bend) if bend > 0 else 0.0
+
+
+def _last(losses: Sequence[float], count: int) -> Sequence[float]:
+    """Those of a trial's losses that are in the last part of so many."""
+    return losses[count - math.ceil(_LAST * count) :]
+
+
+def _not_above(trial: ShareTrial, best: ShareTrial) -> bool:
+    """Whether the mean of a trial's last losses is not above the best one's over the same batches."""
+    count = len(best.losses)
+    pairs = list(zip(_last(trial.losses, count), _last(best.losses, count), strict=False))
+    return bool(pairs) and math.isfinite(trial.loss) and math.fsum(own - other for own, other in pairs) <= 0

@@ -176,7 +176,8 @@ def _candidates(flow: Flow) -> list[NeuronGroup]:
 def _members(parameter: str, axis: int, size: int, places: Sequence[tuple[int, int]], length: int) -> Iterator[Member]:
     """Members for units that lie at (offset, inner), blocks that follow one another taken together."""
     runs: list[list[int]] = []  # offset, inner, outer
-    for offset, inner in sorted(places):
+    # Rows and columns of a flattened square overlap: each whole, as two members, they are exchanged in any order.
+    for offset, inner in sorted(places, key=lambda place: (place[1], place[0])):
         if runs and runs[-1][1] == inner and offset == runs[-1][0] + runs[-1][2] * size * inner:
             runs[-1][2] += 1
         else:

@@ -186,7 +186,7 @@ def _draw_short_losses(ax: Axes, trials: Sequence[_ShareTrial], suggestion: floa
         handles += ax.plot(losses, lw=1.5, label=f"{trial.lr:.3g}", **style)
     if handles:
         frame: dict[str, Any] = {"edgecolor": "none", "framealpha": 0.85, "fontsize": "small"}
-        ax.legend(handles=handles, title="short trials at", loc="upper right", **frame)
+        ax.legend(handles=handles, title="short trials at", loc="best", **frame)
     shown = [loss for trial, losses in courses if math.isfinite(trial.loss) for loss in losses]
     if shown and max(shown) > min(shown):
         margin = 0.1 * (max(shown) - min(shown))

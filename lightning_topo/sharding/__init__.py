@@ -9,7 +9,15 @@ from lightning_topo.sharding.strategies import (
     require_whole_updates,
     shards_parameters,
 )
-from lightning_topo.sharding.wrappers import WRAPPED, canonical_name, deep_copy, is_sharded, measured_model, unwrapped
+from lightning_topo.sharding.wrappers import (
+    WRAPPED,
+    canonical_name,
+    deep_copy,
+    is_engine,
+    is_sharded,
+    measured_model,
+    unwrapped,
+)
 
 __all__ = [
     "WRAPPED",
@@ -23,6 +31,7 @@ __all__ = [
     "held_here",
     "hides_optimizer_steps",
     "hides_parameters",
+    "is_engine",
     "is_sharded",
     "measured_model",
     "piece_of",

@@ -37,6 +37,11 @@ def is_sharded(module: nn.Module) -> bool:
     return divided or _is_fsdp1(module) or _is_fsdp2(module)
 
 
+def is_engine(module: nn.Module) -> bool:
+    """Whether the module is DeepSpeed's engine, whose optimizer keeps the parameters joined, in every stage."""
+    return any(base.__name__ == "DeepSpeedEngine" for base in type(module).__mro__)
+
+
 def measured_model(trainer: Any, pl_module: Any) -> Any:
     """The module through which the neurons are read, its parameters sharded as the optimizer sees them."""
     wrapped = trainer.strategy.model

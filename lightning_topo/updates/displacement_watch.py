@@ -34,9 +34,10 @@ class DisplacementWatch:
         self._parameters = placement.parameters
         self._devices = {parameter.device for parameter in self._parameters}
         names = [group.name for alike in placement.alike for group in alike.groups]
-        self._holds = torch.zeros(len(names), len(self._parameters), device=self._parameters[0].device)
+        holds = torch.zeros(len(names), len(self._parameters))
         for group, name in enumerate(names):
-            self._holds[group, placement.slots_of(name)] = 1.0
+            holds[group, placement.slots_of(name)] = 1.0
+        self._holds = holds.to(self._parameters[0].device)
         self._pointers: list[int] = []
         self._now: list[Tensor] = []
         self._then: list[Tensor] = []
@@ -76,8 +77,8 @@ class DisplacementWatch:
 
     def _look(self) -> None:
         """Views of the parameters, which may have been given other memory."""
-        pointers = [parameter.data_ptr() for parameter in self._parameters]
-        if pointers != self._pointers:
+        pointers = _pointers(self._parameters)
+        if not pointers or pointers != self._pointers:
             self._pointers, self._now = pointers, [_watched(parameter.detach()) for parameter in self._parameters]
             if [(then.shape, then.device) for then in self._then] != [(now.shape, now.device) for now in self._now]:
                 self._then = [now.clone() for now in self._now]
@@ -90,6 +91,14 @@ class DisplacementWatch:
         if len(self._devices) > 1:
             lengths = [length.to(self._parameters[0].device) for length in lengths]
         return torch.stack(lengths).float()
+
+
+def _pointers(parameters: Sequence[Tensor]) -> list[int]:
+    """Where they lie in memory; empty where a class of tensors does not say so."""
+    try:
+        return [parameter.data_ptr() for parameter in parameters]
+    except RuntimeError:  # NotImplementedError is one
+        return []
 
 
 def _watched(parameter: Tensor) -> Tensor:

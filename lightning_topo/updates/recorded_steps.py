@@ -80,11 +80,6 @@ class RecordedSteps:
         return self.recording and self._trainer.callbacks is self._callbacks
 
     @property
-    def loss_is_known(self) -> bool:
-        """Whether the loss of the latest training step is known."""
-        return bool(self.steps) and self.steps[-1].loss is not None
-
-    @property
     def seconds(self) -> float:
         """How long the steps took to their losses."""
         return sum(step.seconds for step in self.steps)

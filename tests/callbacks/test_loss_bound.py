@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
 
+from .test_sharpness_monitor import PastLightning
 from .test_untouched import manual
 
 
@@ -167,6 +168,17 @@ def test_an_update_of_zero_tells_nothing(classifier, trainer, data, recorder):
     trainer([clipping], max_epochs=1, logger=[recorder]).fit(still, data())
     assert not recorder.series("clipping.loss_critical_lr")
     assert clipping.clipped_updates == 0
+
+
+def test_a_loss_that_nobody_sees_warns_once_and_bounds_nothing(trainer, data):
+    rows = lt.NeuronGroup("rows", members=(lt.Member("net.weight", axis=0), lt.Member("net.bias", axis=0)))
+    clipping = lt.TopologicalStepClipping(1.0, groups=[rows], max_loss_step=0.5, loss_every_n_train_steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer([clipping]).fit(PastLightning(), data())
+    (said,) = (str(w.message) for w in caught if "could not measure" in str(w.message))
+    assert "call it in the place of loss.backward()" in said
+    assert (clipping.updates, clipping.clipped_updates) == (24, 0)
 
 
 def test_with_accumulation_the_batches_of_an_update_are_measured_together(classifier, trainer, data, recorder):

@@ -93,6 +93,57 @@ def test_manual_optimization(smooth, trainer, data):
     assert len(monitor.history) == 12
 
 
+class OwnSteps(pl.LightningModule):
+    """Manual optimization; whoever inherits says how it steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Linear(6, 3)
+
+    def loss(self, batch):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class PastLightning(OwnSteps):
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.loss(batch).backward()
+        optimizer.step()
+
+
+def test_updates_of_a_loss_that_nobody_sees_warn_once(trainer, data):
+    monitor = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None, method="critical")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer([monitor]).fit(PastLightning(), data())
+    (said,) = (str(w.message) for w in caught if "SharpnessMonitor" in str(w.message))
+    assert "call it in the place of loss.backward()" in said
+    assert monitor.history == []
+
+
+def test_a_closure_that_goes_backward_within_the_step(trainer, data):
+    class Closure(OwnSteps):
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+
+            def closure():
+                optimizer.zero_grad()
+                loss = self.loss(batch)
+                self.manual_backward(loss)
+                return loss
+
+            optimizer.step(closure)
+
+    monitor = lt.SharpnessMonitor(every_n_train_steps=1, max_overhead=None, method="critical")
+    trainer([monitor], max_epochs=1).fit(Closure(), data())
+    assert [record.critical_lr > 0.1 for record in monitor.history] == [True] * 12
+
+
 def refused_once(make, trainer, data):
     """A whole fit, of which nothing can be measured: what is said of it, once."""
     torch.manual_seed(0)

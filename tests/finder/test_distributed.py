@@ -47,7 +47,7 @@ def test_both_processes_take_the_same_decisions(lab, tmp_path):
     assert first["result"]["status"] == "found"
     assert first["weights"] == second["weights"]
     assert first["lr"] == second["lr"] == pytest.approx(first["result"]["critical_lr"] * first["result"]["safety"])
-    assert len(first["result"]["share_trials"]) >= 3
+    assert len(first["result"]["share_trials"]) >= 2
     # Callbacks of a forked run do not come back, metrics do.
     assert float(trainer.callback_metrics["lr_find/critical_lr"]) == pytest.approx(first["result"]["critical_lr"])
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_print_is_a_few_plain_lines():
     )
     assert "held at 100, the largest that was allowed" in str(NOT_REACHED)
     assert all(len(line) < 120 and line.isascii() for line in repr(FOUND).splitlines())
+
+
+def test_alternating_rates_are_said_and_kept():
+    result = replace(FOUND, alternating=True)
+    lines = repr(result).splitlines()
+    assert lines[2] == (
+        "  rates that hold and rates that break alternate there: a lower one broke sooner than a higher one"
+    )
+    assert [*lines[:2], *lines[3:]] == repr(FOUND).splitlines()
+    assert TopologicalLRResult.from_dict(json.loads(json.dumps(result.to_dict()))).alternating
+    assert not TopologicalLRResult.from_dict(FOUND.to_dict()).alternating
+    assert not TopologicalLRResult.from_dict(
+        {k: v for k, v in FOUND.to_dict().items() if k != "alternating"}
+    ).alternating
 
 
 def test_share_that_was_asked_for_is_kept():

@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import asdict
 
 import pytest
@@ -82,6 +83,63 @@ def test_instability_that_shows_at_the_end_of_a_warm_up(critical):
     assert informed.total_steps < run(CriticalRateSearch(), kappas).total_steps
 
 
+def by_chance(seed, low, high, soonest=8):
+    """Below ``low`` all rates hold and above ``high`` all break soon; between them chance decides, anew for each."""
+
+    def kappas(lr):
+        chance = random.Random(f"{seed} {lr:.6g}")
+        if lr < low or (lr < high and chance.random() < 0.3):
+            return [0.5] * HOLD
+        broke = int(soonest * high / lr) if lr >= high else chance.randrange(soonest + 1, HOLD)
+        return [0.5] * broke + [1.2] + [0.5] * (HOLD - broke - 1)
+
+    return kappas
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("width", [1.5, 3.0])
+def test_where_rates_that_hold_and_break_alternate_the_answer_is_below_all_that_broke(seed, width):
+    search = CriticalRateSearch()
+    result = run(search, by_chance(seed, 0.01, 0.01 * width))
+    low, high = result.bracket
+    broken = {trial.lr: trial.broke_at_step for trial in result.trials if not trial.held}
+    assert result.status == "found"
+    assert 0.01 / 1.21 < low < high <= 1.21 * low * (1 + 1e-6)
+    assert low < result.critical_lr < high == min(broken)
+    assert result.alternating is any(step > broken[high] for step in broken.values())
+    assert result.alternating or high <= 1.1 * low * (1 + 1e-6)
+
+
+def test_alternating_rates_are_seen_and_no_finer_bracket_is_sought():
+    """The trials of a convolutional net under SGD and a warm-up: a jump over a gap, in which each rate broke sooner."""
+    search = CriticalRateSearch()
+    state = search.init()
+    made = [(100.0, 3), (1.59, 24), (1.44, 12), (0.96, None)]
+    for lr, broke in made:
+        kappas = [0.5] * HOLD if broke is None else [0.5] * broke + [1.4]
+        state = search.step(state, hold(kappas, lr))
+    assert state.alternating
+    assert not search.terminate(state)
+    kappas = [0.5] * 22 + [1.1]
+    while not search.terminate(state):
+        state = search.step(state, hold(kappas, state.next_lr))
+    result = search.result(state)
+    assert result.alternating
+    assert result.bracket[0] == 0.96
+    assert 1.1 < result.bracket[1] / 0.96 < 1.21
+    assert len(result.trials) < len(made) + 4  # as many as steps of 1.1 would have taken
+
+
+@given(st.floats(1e-4, 1.0), st.floats(0.1, 20.0))
+def test_what_grows_the_slower_the_lower_the_rate_does_not_alternate(critical, power):
+    def kappas(lr):
+        growth = power * math.log(lr / critical)
+        return [1e-3 * math.exp(min(60, t * growth)) for t in range(HOLD)]
+
+    result = run(CriticalRateSearch(), kappas)
+    assert result.status == "not_reached" or not result.alternating
+
+
 def test_gap_that_a_step_down_has_left_is_closed_in_few_trials():
     """A first update whose κ grows faster than its rate: the first step down goes ten thousand times too far."""
     result = run(CriticalRateSearch(), lambda lr: [(lr / 1e-4) ** 1.7] * HOLD)
@@ -130,7 +188,8 @@ def test_any_response_ends_in_a_bracket_of_what_was_seen(kappas, steps, toleranc
     if result.status == "found":
         assert by_rate[low].held
         assert not by_rate[high].held
-        assert low < high <= low * (1 + tolerance) * (1 + 1e-6)
+        assert low < high <= low * (1 + tolerance) ** (2 if result.alternating else 1) * (1 + 1e-6)
+        assert high == min(trial.lr for trial in result.trials if not trial.held)
         assert low < result.critical_lr < high
     elif result.status == "not_reached":
         assert by_rate[10.0].held

@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ def run(search, loss):
     return trials
 
 
-@pytest.mark.parametrize("best", range(8))
+@pytest.mark.parametrize("best", range(1, 8))
 @pytest.mark.parametrize("start", [0.5, 0.1, 0.02])
 def test_descent_finds_the_lowest(best, start):
     trials = run(ShareSearch(start=start), lambda k: 1 + (k - best) ** 2)
@@ -37,6 +38,25 @@ def test_of_shares_that_cannot_be_told_apart_the_one_between_or_lower():
     assert ShareSearch().best({1: ShareTrial(0.5, (), 25, 1.0), 2: ShareTrial(0.25, (), 25, 1.0)}) == 2
     between = {k: ShareTrial(2.0**-k, (), 25, loss) for k, loss in ((1, 2.0), (2, 1.0), (3, 1.0), (4, 2.0))}
     assert ShareSearch().share(between, decays=True) == pytest.approx(2**-2.5)
+
+
+def test_descent_goes_on_where_only_the_median_is_above():
+    """By the median one batch more or less decides; the mean over the same batches is lower, and the next is best."""
+    search = ShareSearch(steps=10)
+    courses = {1: [5.0] * 6 + [1.0, 1.0, 1.0, 4.0], 2: [5.0] * 6 + [1.1] * 4, 3: [5.0] * 6 + [0.8] * 4}
+    trials = {k: search.trial(2.0**-k, losses, 10) for k, losses in courses.items()}
+    assert search.best({k: trials[k] for k in (1, 2)}) == 1
+    assert search.halvings({k: trials[k] for k in (1, 2)}) == 3
+    assert search.best(trials) == 3
+    higher = search.trial(0.25, [5.0] * 6 + [1.9] * 4, 10)
+    assert search.halvings({1: trials[1], 2: higher}) is None
+
+
+@pytest.mark.parametrize(("largest", "least"), [(1.0, 0), (0.5, 1), (0.2, 3)])
+def test_no_trial_is_made_above_the_largest_share(largest, least):
+    trials = run(ShareSearch(largest=largest), lambda k: 1.0 + k)
+    assert min(trials) == least
+    assert ShareSearch(largest=largest).share(trials, decays=True) == 2.0**-least
 
 
 def test_what_diverges_is_left_downwards_and_never_chosen():
@@ -77,6 +97,39 @@ def test_a_course_that_has_risen_is_given_up():
     assert not search.hopeless([1.0, 5.0, 5.0])
     assert search.hopeless([1.0, 1.0, 5.0, 5.0, 5.0])
     assert not search.hopeless([1.0, 5.0, 5.0, 5.0, 1.2])
+
+
+def lasting(losses):
+    return ShareTrial(0.1, tuple(losses), len(losses), statistics.median(losses[-4:]))
+
+
+@given(
+    st.lists(st.floats(0.01, 10), min_size=10, max_size=10),
+    st.lists(st.lists(st.floats(0.01, 10), min_size=10, max_size=10), min_size=1, max_size=3),
+)
+def test_what_is_stopped_would_have_ended_above_the_best(losses, others):
+    """Whatever the losses that were not seen; and it is still not the best by what was."""
+    search = ShareSearch(steps=10)
+    others = [lasting(other) for other in others]
+    best = min(other.loss for other in others)
+    stops = [n for n in range(1, 10) if search.beaten(losses[:n], others)]
+    if stops:
+        assert statistics.median(losses[-4:]) > best
+        assert statistics.median([*losses[6 : stops[0]], *[0.0] * (10 - stops[0])]) > best
+        assert (
+            search.hopeless(losses[: stops[0]])
+            or math.inf > search.trial(0.1, losses[: stops[0]], stops[0], others).loss > best
+        )
+
+
+def test_a_course_that_cannot_end_lowest_is_stopped():
+    search = ShareSearch(steps=10)
+    others = [lasting([2.0] * 6 + [1.0] * 4), lasting([2.0] * 10), ShareTrial(0.4, (9.0,) * 5, 5, math.inf)]
+    assert not search.enough([2.0] * 8, others)  # two of its last four are above 1: the others may be 0
+    assert search.enough([2.0] * 9, others)
+    assert search.trial(0.1, [2.0] * 8 + [3.0], 9, others).loss == 2.0
+    assert not search.beaten([2.0] * 9, [])
+    assert not search.enough([2.0] * 6 + [0.5] * 3, others)
 
 
 @pytest.mark.parametrize("steps", [4, 0, -1, 25.0, True])

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -43,6 +44,23 @@ def check_members(make, invisible):
             wrong = NeuronGroup(group.name, tuple(member for member in group.members if member != missing))
             if missing.parameter not in invisible:
                 assert not is_permutation_symmetric(model, wrong, example), missing
+
+
+def members_and_output(model, x):
+    """Of each group, which unit each position of a parameter belongs to, however its members say so; and the output."""
+    found = discover_neurons(model, x).groups
+    return {frozenset(_positions(model, group)) for group in found}, model(x).detach()
+
+
+def _positions(model, group):
+    size = group.n_units(model)
+    for member in group.members:
+        tensor = model.get_parameter(member.parameter)
+        where = torch.arange(tensor.shape[member.axis])
+        along = replace(member, axis=0)
+        for unit, row in enumerate(along.units(where).flatten(1).tolist()):
+            for position in row:
+                yield member.parameter, member.axis % tensor.ndim, position, unit, size
 
 
 def architectures():

@@ -13,7 +13,7 @@ from lightning_topo.neurons.exchange.outputs import floating_tensors
 from .conftest import architectures
 
 _MODULE = architectures()
-MORE = {**_MODULE.SMALL, **_MODULE.FAMILIES}
+MORE = {**_MODULE.SMALL, **_MODULE.UNUSUAL, **_MODULE.FAMILIES}
 ARCHITECTURES = {name: make for name, make in _MODULE.ARCHITECTURES.items() if name not in MORE}
 TORCH_ONLY = (
     "MLP", "BatchNorm ResNet", "depthwise net", "ConvNeXt-like", "nn.TransformerEncoder", "LSTM classifier",

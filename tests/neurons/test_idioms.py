@@ -223,6 +223,98 @@ def sloped(case):
 
 
 RELATIVE = {"heads": 2, "values": 4, "keys": 4}
+
+
+def splines(net, x):
+    """Kolmogorov-Arnold: every weight a function of its unit, made of hats at knots that are the same for all units."""
+    for layer in (net.first, net.second):
+        hats = (1 - (x[..., None] - layer.knots).abs() / 0.5).clamp_min(0)
+        x = functional.silu(x) @ layer.base.T + hats.flatten(1) @ (layer.shape * layer.scale[..., None]).flatten(1).T
+    return x
+
+
+def spline_layer(n_in, n_out):
+    layer = nn.Module()
+    layer.register_buffer("knots", torch.linspace(-1, 1, 5).expand(n_in, -1).contiguous())
+    layer.base, layer.scale, layer.shape = parameter(n_out, n_in), parameter(n_out, n_in), parameter(n_out, n_in, 5)
+    return layer
+
+
+def aligned(identity):
+    """PointNet: each cloud's channels are mixed by a matrix of its own, near the identity."""
+
+    def forward(net, x):
+        x = net.points(x).relu()
+        matrix = net.mix(net.summary(x).relu().amax(2))
+        matrix = identity(matrix, net.eye)
+        return net.out((matrix.mT @ x).relu()).amax(2)
+
+    net = Net(
+        forward, points=nn.Conv1d(3, 4, 1), summary=nn.Conv1d(4, 5, 1), mix=nn.Linear(5, 16), out=nn.Conv1d(4, 2, 1)
+    )
+    net.register_buffer("eye", torch.eye(4))
+    return net, torch.randn(2, 3, 7)
+
+
+def choosing(kept):
+    """Some units are chosen by their size, and what is kept of them is read."""
+
+    def forward(net, x):
+        return kept(net, net.up(x).relu())
+
+    last = {"rows": nn.Embedding(7, 2)} if kept is largest_looked_up else {"down": nn.Linear(7, 2)}
+    return Net(forward, up=nn.Linear(4, 7), **last), torch.randn(5, 4)
+
+
+def largest_placed(net, h):
+    values, indices = h.topk(3)
+    return net.down(torch.zeros_like(h).scatter(-1, indices, values))
+
+
+def largest_kept(net, h):
+    return net.down(h * functional.one_hot(h.topk(3)[1], 7).sum(-2).to(h))
+
+
+def largest_above_the_least(net, h):
+    return net.down(h * (h >= h.topk(3)[0][:, -1:]))
+
+
+def largest_looked_up(net, h):
+    values, indices = h.sort(-1, descending=True)
+    return (net.rows(indices[:, :3]) * values[:, :3, None]).sum(1)
+
+
+def straight_through(net, h):
+    shares = h.softmax(-1)
+    hard = torch.zeros_like(shares).scatter_(-1, shares.max(-1, keepdim=True)[1], 1.0)
+    return net.down(hard + shares - shares.detach())
+
+
+def counted(net, h):
+    """The numbers of the units are used as numbers."""
+    return net.down(h * h.topk(3)[1].sum(-1, keepdim=True))
+
+
+def nearest(look_up):
+    """A codebook, of which the nearest vector stands for each input."""
+
+    def forward(net, x):
+        h = net.up(x)
+        distances = (h[:, None] - net.codes.weight).square().sum(-1)
+        return net.down(look_up(net.codes, distances.argmin(-1)))
+
+    return Net(forward, up=nn.Linear(4, 3), codes=nn.Embedding(6, 3), down=nn.Linear(3, 2)), torch.randn(5, 4)
+
+
+def heads_as_modules(net, x):
+    """Heads with parameters of their own: the units of each are found, the heads themselves are no axis of anything."""
+    made = []
+    for head in net.heads:
+        q, k, v = (layer(x) for layer in head)
+        made.append((q @ k.mT).softmax(-1) @ v)
+    return net.out(torch.cat(made, -1)).mean(1)
+
+
 CASES = {
     "relative positions, padded": (lambda: relative(shifted), RELATIVE),
     "relative positions, joined": (lambda: relative(shifted_by_join), RELATIVE),
@@ -278,6 +370,42 @@ CASES = {
             torch.randint(9, (2, 6)),
         ),
         {"embed": 5},
+    ),
+    "splines": (
+        lambda: (Net(splines, first=spline_layer(3, 5), second=spline_layer(5, 2)), torch.randn(4, 3)), {"first": 5},
+    ),
+    "the largest units, placed": (lambda: choosing(largest_placed), {"up": 7}),
+    "the largest units, kept": (lambda: choosing(largest_kept), {"up": 7}),
+    "the largest units, by the least of them": (lambda: choosing(largest_above_the_least), {"up": 7}),
+    "the largest units, looked up": (lambda: choosing(largest_looked_up), {"up": 7}),
+    "the largest unit, with a gradient past it": (lambda: choosing(straight_through), {"up": 7}),
+    "numbers of units as numbers": (lambda: choosing(counted), {}),
+    "codes": (lambda: nearest(lambda codes, index: codes(index)), {"up": 3, "codes": 6}),
+    "codes by index": (lambda: nearest(lambda codes, index: codes.weight[index]), {"up": 3, "codes": 6}),
+    "codes as one of several": (
+        lambda: nearest(lambda codes, index: functional.one_hot(index, 6).to(codes.weight) @ codes.weight),
+        {"up": 3, "codes": 6},
+    ),
+    "heads as modules": (
+        lambda: (
+            Net(heads_as_modules, out=nn.Linear(8, 3), heads=nn.ModuleList(
+                nn.ModuleList(nn.Linear(5, 4, bias=False) for _ in range(3)) for _ in range(2))),
+            torch.randn(2, 6, 5),
+        ),
+        {"keys.0": 4, "values.0": 4, "keys.1": 4, "values.1": 4},
+    ),
+    "an identity is added": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4) + eye), {"points": 4, "summary": 5},
+    ),
+    "an identity is added before the view": (
+        lambda: aligned(lambda m, eye: (m + eye.flatten().repeat(len(m), 1)).view(-1, 4, 4)),
+        {"points": 4, "summary": 5},
+    ),
+    "an identity made in the forward pass": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4) + torch.eye(4, dtype=m.dtype)), {"points": 4, "summary": 5},
+    ),
+    "the diagonal is masked": (
+        lambda: aligned(lambda m, eye: m.view(-1, 4, 4).masked_fill(eye.bool(), 0.0)), {"points": 4, "summary": 5},
     ),
     "multipliers that are all alike": (
         lambda: (

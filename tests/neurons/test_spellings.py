@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_topo.neurons import discover_neurons
+from .conftest import members_and_output
 
 HEADS, KEY_HEADS, CHANNELS, WIDTH, HIDDEN = 4, 2, 3, 12, 10
 TIMES = HEADS // KEY_HEADS
@@ -219,21 +219,7 @@ class Block(nn.Module):
 def groups(**names):
     """Members of each group, and the output, of one spelling."""
     torch.manual_seed(0)
-    model, x = Block({**PLAIN, **names}), torch.randn(2, 5, 4)
-    found = discover_neurons(model, x).groups
-    return {frozenset(positions(model, group)) for group in found}, model(x).detach()
-
-
-def positions(model, group):
-    """Which unit each position of a parameter belongs to, however the members say so."""
-    size = group.n_units(model)
-    for member in group.members:
-        tensor = model.get_parameter(member.parameter)
-        where = torch.arange(tensor.shape[member.axis])
-        along = type(member)(member.parameter, 0, member.outer, member.inner, member.offset, member.size)
-        for unit, row in enumerate(along.units(where).flatten(1).tolist()):
-            for position in row:
-                yield member.parameter, member.axis % tensor.ndim, position, unit, size
+    return members_and_output(Block({**PLAIN, **names}), torch.randn(2, 5, 4))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_topo.neurons import discover_neurons
-
-from .test_spellings import positions
+from .conftest import members_and_output
 
 CHANNELS, GROUPS = 4, 2
 EINOPS = importlib.util.find_spec("einops") is not None
@@ -125,9 +123,7 @@ class ImageNet(nn.Module):
 
 def groups(**names):
     torch.manual_seed(0)
-    model, x = ImageNet({**PLAIN, **names}), torch.randn(2, 3, 4, 6)
-    found = discover_neurons(model, x).groups
-    return {frozenset(positions(model, group)) for group in found}, model(x).detach()
+    return members_and_output(ImageNet({**PLAIN, **names}), torch.randn(2, 3, 4, 6))
 
 
 @pytest.fixture(scope="module")

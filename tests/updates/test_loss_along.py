@@ -75,14 +75,15 @@ class Measure(pl.Callback):
 
     def before(self, index, optimizer):
         self.kept = None
-        if self.module.automatic_optimization or self.recorded.loss_is_known:
-            self.kept = ParametersBefore([p for group in optimizer.param_groups for p in group["params"]])
-            self.kept.take()
-            self.random = torch.get_rng_state()
-            self.start = copy.deepcopy(self.module.net)
+        if not self.recorded.recording:
+            return
+        self.kept = ParametersBefore([p for group in optimizer.param_groups for p in group["params"]])
+        self.kept.take()
+        self.random = torch.get_rng_state()
+        self.start = copy.deepcopy(self.module.net)
 
     def after(self, index, optimizer):
-        if self.kept is None or not self.recorded.recording:
+        if self.kept is None:
             return
         try:
             with loss_along(self.trainer, self.module, self.recorded, self.kept) as loss:
@@ -263,6 +264,8 @@ def test_manual_optimization_without_manual_backward_is_refused():
 
     watch = assert_untouched(Plain)
     assert not watch.losses
+    assert all("call it in the place of loss.backward()" in failure for failure in watch.failures)
+    assert watch.failures
 
 
 def test_a_step_that_steps_by_itself_is_refused():

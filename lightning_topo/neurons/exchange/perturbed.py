@@ -9,12 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightning_topo.neurons.exchange.constants import equal_slices, same_everywhere, twin_axes
 from lightning_topo.neurons.exchange.outputs import floating_tensors
 from lightning_topo.neurons.exchange.placeholder import Placeholder
 from lightning_topo.neurons.exchange.sandbox import Sandbox
 
 # Share of a parameter in its perturbed copy, which so still resembles the model.
 _KEPT = 0.8
+Noise = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class PerturbedCopy:
@@ -38,7 +40,8 @@ class PerturbedCopy:
         perturb(sandbox.model, generator, kept)
         rounded = self._finite_outputs(generator, kept)
         self.blind = not rounded
-        _change((*sandbox.model.parameters(), *sandbox.model.buffers()), _jittered, generator)
+        _change(sandbox.model.parameters(), partial(_jittered, noise=_randn_like), generator)
+        _change(sandbox.model.buffers(), partial(_jittered, noise=_invariant_noise), generator)
         self.before = [] if self.blind else self.outputs()
         self._allowed = [_rounding(a, b) for a, b in zip(rounded, self.before, strict=False)]
 
@@ -80,9 +83,9 @@ def _noisy(tensor: Tensor, generator: torch.Generator, kept: float) -> Tensor:
     return noise.mul_((1 - kept**2) ** 0.5 * size).add_(tensor, alpha=kept)
 
 
-def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _jittered(tensor: Tensor, generator: torch.Generator, noise: Noise) -> Tensor:
     """Every number moved by about its rounding error."""
-    return tensor * _randn_like(tensor, generator).mul_(2 * torch.finfo(tensor.dtype).eps).add_(1)
+    return tensor * noise(tensor, generator).mul(2 * torch.finfo(tensor.dtype).eps).add(1)
 
 
 @torch.no_grad()
@@ -123,8 +126,23 @@ def _rounding(before: Tensor, after: Tensor) -> float:
 
 def _rescaled(buffer: Tensor, generator: torch.Generator) -> Tensor:
     """Signs and zeros stay (variances are positive, masks are masks), but an all-zero buffer becomes random."""
-    noise = _randn_like(buffer, generator)
+    noise = _invariant_noise(buffer, generator)
     return buffer * (0.3 * noise).exp() if buffer.any() else 0.1 * noise
+
+
+def _invariant_noise(buffer: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise that is left as it is by the exchanges of positions that leave the buffer as it is.
+
+    Knots of a spline that are the same for all units stay so, and an identity stays a multiple of one. But a buffer of
+    one number everywhere may belong to the units, as running statistics do, and is told apart.
+    """
+    noise = _randn_like(buffer, generator)
+    if same_everywhere(buffer):
+        return noise
+    for axis in range(buffer.ndim):
+        if equal_slices(buffer, axis):
+            noise = noise.narrow(axis, 0, min(1, buffer.shape[axis])).expand_as(buffer)
+    return noise.flatten()[0] if twin_axes(buffer) else noise
 
 
 def _randn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -69,7 +69,7 @@ def merge_neurons(
         (3, (2, 3), 3)
     """
     check_fit(model)
-    if not 0.0 <= tolerance < math.inf:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0.0 <= tolerance < math.inf:
         raise ValueError(f"expected a tolerance of 0 or more, got {tolerance!r}; 0 merges exact clones only")
     chosen = select_groups(model, groups, example_input)
     sandbox = open_sandbox(model, example_input, Recorder)

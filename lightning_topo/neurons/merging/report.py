@@ -48,7 +48,8 @@ class MergeReport:
         refused = [group for group in self.groups if group.refused is not None]
         lines = [f"{group.name}: {group.units_before} units -> {group.units_after}" for group in smaller]
         if not smaller:
-            lines.append("no two units coincide, so the model is as it was")
+            nothing = "nothing was merged" if refused else "no two units coincide"
+            lines.append(f"{nothing}, so the model is as it was")
         lines += [f"{group.name}: not merged, because {group.refused}" for group in refused]
         if smaller:
             lines += [

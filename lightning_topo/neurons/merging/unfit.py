@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_topo.neurons.exchange.isolated_copy import uncompiled
-from lightning_topo.sharding import is_sharded
+from lightning_topo.sharding import is_engine, is_sharded
 
 
 def check_fit(model: nn.Module) -> None:
@@ -17,7 +18,8 @@ def check_fit(model: nn.Module) -> None:
 
     Raises:
         TypeError: No module.
-        ValueError: Wrapped for several processes, sharded, compiled or quantised, or parameters that overlap in memory.
+        ValueError: Wrapped for several processes, sharded, compiled or quantised, parameters that have no shape yet, or
+            that overlap in memory.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {model!r}; pass the model itself")
@@ -30,8 +32,10 @@ def check_fit(model: nn.Module) -> None:
 def _reasons(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         where = f"whose {path} is" if path else "which is"
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or is_engine(module):
             yield f"{where} wrapped in {type(module).__name__}, which holds the old parameters; merge before that"
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            yield f"{where} lazy and has no shape yet; run one batch through the model first"
         if is_sharded(module):
             yield f"{where} sharded over processes; merge before that, or a model loaded from a whole checkpoint"
         if _is_compiled(module):

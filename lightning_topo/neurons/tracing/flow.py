@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_topo.neurons.tracing.alignment import unify
-from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, resolve
+from lightning_topo.neurons.tracing.axes import Atom, Axis, Free, product, resolve
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, Family, Index, plain
 from lightning_topo.neurons.tracing.trace import Operation, Trace, Value
 
@@ -28,6 +29,20 @@ class Made:
     time: int
     parameter: str
     axis: Axis
+
+
+@dataclass(frozen=True)
+class Named:
+    """An axis whose positions a tensor of integers names.
+
+    Attributes:
+        axis: The axis.
+        reason: Why its units cannot be exchanged, should the integers be used for anything but to look up, or to place,
+            what lies along the same axis.
+    """
+
+    axis: Axis
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class Flow:
         self._axes: dict[Value, list[AnyAxis]] = {}
         self._sources: dict[Value, str] = {}
         self._origins: dict[Value, int] = {}
+        self._named: dict[Value, Named] = {}
         self._originates = False
         self._reading: dict[tuple[Value, int], Axis] = {}
 
@@ -107,10 +123,17 @@ class Flow:
         if self.trace.is_live(value):
             return self.known(value)
         uniform = operation.uniform.get(value, (False,) * len(value.shape))
-        return [
+        axes: list[AnyAxis] = [
             Free(size) if free or size < 2 else Atom(size, "fixed values")
             for size, free in zip(value.shape, uniform, strict=True)
         ]
+        for one, other in operation.twins.get(value, ()):
+            if one != other:
+                axes[one] = axes[other] = Atom(value.shape[one])
+            else:
+                side = Atom(math.isqrt(value.shape[one]))
+                axes[one] = product((side, side))
+        return axes
 
     def axes(self, operation: Operation, value: Value) -> list[Axis]:
         """Axes of an input."""
@@ -161,6 +184,14 @@ class Flow:
     def plays(self, role: str, axis: Axis, place: int = -1) -> None:
         """Note a use of the axis that its name should tell, and which attention it is part of."""
         self.roles.append((role, axis, place))
+
+    def names(self, value: Value, named: Named) -> None:
+        """Note that the integers of ``value`` are positions of an axis, chosen in the forward pass."""
+        self._named[value] = named
+
+    def named_by(self, value: Value) -> Named | None:
+        """The axis whose positions the integers of ``value`` name, if that is all that they are."""
+        return self._named.get(value)
 
     def tells_apart(self, axis: AnyAxis, start: int, stop: int) -> None:
         """Note that positions ``start`` to ``stop`` of the axis are used separately."""

@@ -8,7 +8,7 @@ from lightning_topo.neurons.tracing.alignment import Misaligned
 from lightning_topo.neurons.tracing.axes import Atom, Free, freeze
 from lightning_topo.neurons.tracing.flow import Flow
 from lightning_topo.neurons.tracing.packed_axes import AnyAxis, Cuts, plain
-from lightning_topo.neurons.tracing.rules import RULES, pointwise
+from lightning_topo.neurons.tracing.rules import RULES, hand_on_names, pointwise
 from lightning_topo.neurons.tracing.simplify import simplified
 from lightning_topo.neurons.tracing.trace import SHAPE_ONLY, Operation, Trace, Value
 
@@ -33,6 +33,7 @@ def _run(flow: Flow) -> None:
     for time, operation in enumerate(flow.trace.operations):
         if operation.name not in SHAPE_ONLY and any(map(flow.trace.is_live, operation.inputs)):
             flow.begin(time)
+            hand_on_names(flow, operation)
             flow.end(operation, _results(flow, operation))
     for value in flow.trace.results:
         if flow.trace.is_live(value):

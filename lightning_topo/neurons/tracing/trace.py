@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_topo.neurons.exchange.constants import equal_slices, same_everywhere, twin_axes
 from lightning_topo.neurons.exchange.example import ExampleCall
 from lightning_topo.neurons.exchange.outputs import floating_tensors
 from lightning_topo.sharding import canonical_name
@@ -70,6 +71,7 @@ class Operation:
         outputs: Values that it returned.
         pointwise: Whether each output position comes from the same (broadcast) position of the inputs.
         uniform: Of each fixed input, along which axes all its slices are equal.
+        twins: Of each fixed input, pairs of axes along which it stays if they are exchanged alike, as an identity does.
         integers: Of each fixed input of a lookup that holds integers, these.
     """
 
@@ -79,6 +81,7 @@ class Operation:
     outputs: tuple[Value, ...]
     pointwise: bool
     uniform: Mapping[Value, tuple[bool, ...]]
+    twins: Mapping[Value, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     integers: Mapping[Value, Tensor] = field(default_factory=dict)
 
 
@@ -122,14 +125,14 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self._values = WeakTensorKeyDictionary()
-        self._flags: dict[Value, tuple[int, tuple[bool, ...]]] = {}
+        self._flags: dict[Value, tuple[int, tuple[bool, ...], tuple[tuple[int, int], ...]]] = {}
         self._next_memory = 0
         for name, parameter in model.named_parameters():
             kind = "parameter" if parameter.is_floating_point() else "quantised"
             name = canonical_name(name)
             self.trace.owned[name] = self._register(parameter, kind, name)
         for name, buffer in model.named_buffers():
-            if _STATE.search(name) or _same_everywhere(buffer):
+            if _STATE.search(name) or same_everywhere(buffer):
                 name = canonical_name(name)
                 self.trace.owned[name] = self._register(buffer, "state", name)
         self.reads(call)
@@ -159,7 +162,9 @@ class Recorder(TorchDispatchMode):
         live = [self.trace.is_live(value) for value in inputs]
         computed = any(live) and name not in SHAPE_ONLY
         fixed = {v: t for v, t, alive in zip(inputs, tensors, live, strict=True) if computed and not alive}
-        uniform = {value: self._uniform(value, tensor) for value, tensor in fixed.items()}
+        invariant = {value: self._invariant(value, tensor) for value, tensor in fixed.items()}
+        uniform = {value: flags for value, (flags, _) in invariant.items()}
+        twins = {value: pairs for value, (_, pairs) in invariant.items() if pairs}
         integers = {
             value: tensor.detach().cpu() for value, tensor in fixed.items() if name in _LOOKUPS and _small(tensor)
         }
@@ -173,7 +178,7 @@ class Recorder(TorchDispatchMode):
             del self._values[tensors[0]]
         outputs = tuple(self._output(tensor, "computed" if computed else "constant", memory) for tensor in results)
         pointwise = torch.Tag.pointwise in func.tags
-        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, integers))
+        self.trace.operations.append(Operation(name, arguments, inputs, outputs, pointwise, uniform, twins, integers))
 
     def _replaced(self, item: Any, seen: list[Tensor]) -> Any:
         if isinstance(item, (tuple, list)):
@@ -197,13 +202,13 @@ class Recorder(TorchDispatchMode):
         value = self._values[tensor] = Value(tuple(tensor.shape), kind, name, memory, tensor.dtype == torch.bool)
         return value
 
-    def _uniform(self, value: Value, tensor: Tensor) -> tuple[bool, ...]:
-        version, flags = self._flags.get(value, (-1, ()))
+    def _invariant(self, value: Value, tensor: Tensor) -> tuple[tuple[bool, ...], tuple[tuple[int, int], ...]]:
+        version, flags, pairs = self._flags.get(value, (-1, (), ()))
         if version != tensor._version:
-            dense = tensor.layout is torch.strided
-            flags = tuple(dense and _equal_slices(tensor, axis) for axis in range(tensor.ndim))
-            self._flags[value] = (tensor._version, flags)
-        return flags
+            flags = tuple(equal_slices(tensor, axis) for axis in range(tensor.ndim))
+            pairs = () if all(flags) else twin_axes(tensor)
+            self._flags[value] = (tensor._version, flags, pairs)
+        return flags, pairs
 
 
 def _bound(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,15 +235,6 @@ def _written(schema: Any, arguments: Mapping[str, Any]) -> Iterator[Value]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = arguments.get(argument.name)
             yield from (value,) if isinstance(value, Value) else ()
-
-
-def _same_everywhere(buffer: Tensor) -> bool:
-    real = buffer.is_floating_point() and buffer.layout is torch.strided
-    return real and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
-
-
-def _equal_slices(tensor: Tensor, axis: int) -> bool:
-    return tensor.shape[axis] < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
 def _small(tensor: Tensor) -> bool:

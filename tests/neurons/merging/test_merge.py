@@ -144,7 +144,7 @@ def test_units_that_are_all_exact_clones_become_one():
     torch.testing.assert_close(outputs(model, x), before, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf, "0.1", True, None])
 def test_tolerances_that_say_nothing(tolerance):
     with pytest.raises(ValueError, match="expected a tolerance of 0 or more"):
         lt.merge_neurons(perceptron(), example_input=torch.randn(5, 3), tolerance=tolerance)
@@ -169,6 +169,46 @@ def test_a_wrong_group_given_by_hand():
     wrong = lt.NeuronGroup("wrong", (lt.Member("0.weight"), lt.Member("0.bias")))
     with pytest.raises(ValueError, match="changes the output"):
         lt.merge_neurons(perceptron(), [wrong], torch.randn(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((("0.wieght", 0), ("2.weight", 1)), "no parameter or buffer '0.wieght'; near names: 0.weight"),
+        ((("0.weight", 1), ("2.weight", 1)), "disagree on the number of units"),
+        ((("0.weight", 0), ("2.weight", 1)), "changes the output"),
+    ],
+)
+def test_groups_given_by_hand_that_do_not_fit(members, message):
+    torch.manual_seed(0)
+    model = perceptron()
+    before = state(model)
+    group = lt.NeuronGroup("mine", tuple(lt.Member(name, axis) for name, axis in members))
+    with pytest.raises(ValueError, match=message):
+        lt.merge_neurons(model, [group], torch.randn(5, 3))
+    unchanged(before, state(model))
+
+
+def test_units_that_two_groups_given_by_hand_share_become_one_once():
+    torch.manual_seed(0)
+    model, x = perceptron(), torch.randn(5, 3)
+    clone(2, 0, model[0].weight, model[0].bias)
+    members = tuple(lt.Member(name, axis) for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)))
+    before = outputs(model, x)
+    report = lt.merge_neurons(model, [lt.NeuronGroup("one", members), lt.NeuronGroup("other", members)], x)
+    assert [group.units_after for group in report.groups] == [5, 6]
+    assert "units of one that became one lay in some of its units only" in report.groups[1].refused
+    torch.testing.assert_close(outputs(model, x), before, rtol=1e-6, atol=1e-6)
+
+
+def test_units_that_coincide_and_are_refused_are_not_said_to_differ():
+    """Layer norm takes statistics over the units, so that those that are alike cannot become one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    clone(2, 0, model[0].weight, model[0].bias)
+    said = str(lt.merge_neurons(model, example_input=torch.randn(5, 3)))
+    assert "nothing was merged, so the model is as it was" in said
+    assert "0: not merged, because" in said
 
 
 def test_only_the_groups_that_are_asked_for():

@@ -39,11 +39,51 @@ def test_sharded(one_process):
     refused(fully_shard(perceptron(), mesh=mesh), "sharded over processes; merge before")
 
 
+@pytest.mark.parametrize("use_orig_params", [False, True])
+@pytest.mark.filterwarnings("ignore:.*NO_SHARD:UserWarning")  # what FSDP1 does in a world of one
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_sharded_by_fsdp1(use_orig_params, one_process):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    options = {"device_id": torch.device("cpu"), "use_orig_params": use_orig_params}
+    refused(FullyShardedDataParallel(perceptron(), **options), "which is sharded over processes; merge before")
+    inside = perceptron()
+    inside[2] = FullyShardedDataParallel(inside[2], **options)
+    refused(inside, "whose 2 is sharded over processes")
+
+
+class DeepSpeedEngine(nn.Module):
+    """Holds the model as DeepSpeed's class of this name does, in stages 0 to 2 with every parameter whole."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_deepspeed():
+    refused(DeepSpeedEngine(perceptron()), "wrapped in DeepSpeedEngine, which holds the old parameters; merge before")
+    model = perceptron()
+    for i, parameter in enumerate(model.parameters()):  # as stage 3 leaves them on every process
+        parameter.ds_id, parameter.ds_shape = i, parameter.shape
+        parameter.data = torch.empty(0)
+    refused(model, "whose 0 is sharded over processes; merge before")
+
+
+def test_lazy():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.LazyLinear(2))
+    refused(model, "whose 2 is lazy and has no shape yet; run one batch")
+
+
 def test_compiled():
     refused(torch.compile(perceptron(), backend="eager"), "compiled.*merge before torch.compile")
     model = perceptron()
     model[0].compile(backend="eager")
     refused(model, "whose 0 is compiled")
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_scripted():
+    refused(torch.jit.script(perceptron()), "compiled.*merge before")
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")

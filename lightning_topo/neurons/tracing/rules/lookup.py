@@ -17,7 +17,7 @@ from lightning_topo.neurons.tracing.trace import Operation, Value
 @rule("embedding", "_embedding_bag")
 def _embedding(flow: Flow, op: Operation) -> Results:
     rows, columns = flow.axes(op, op.arguments["weight"])
-    freeze(rows, "looked up by index")
+    _looked_up_along(flow, op.arguments["indices"], rows)
     flow.makes(op.arguments["weight"], columns)
     if op.name == "embedding":
         return [[*flow.axes(op, op.arguments["indices"]), columns]]
@@ -41,7 +41,7 @@ def _index_select(flow: Flow, op: Operation) -> Results:
     if index in op.integers:
         return [_at(flow, raw, dim, op.integers[index].reshape(-1).tolist())]
     axes = plain(raw)
-    freeze(axes[dim], "looked up by index")
+    _looked_up_along(flow, index, axes[dim])
     (axes[dim],) = _index_axes(flow, op, index, 1)
     return [axes]
 
@@ -99,7 +99,7 @@ def _scatter(flow: Flow, op: Operation) -> Results:
             else:
                 for one in (axis, axes[position]):
                     freeze(one, "only some of its positions are used")
-    freeze(axes[dim], "placed by index")
+    _looked_up_along(flow, op.arguments["index"], axes[dim])
     return [axes]
 
 
@@ -124,7 +124,7 @@ def _gather(flow: Flow, op: Operation) -> Results:
     for place, (axis, position) in enumerate(zip(axes, index, strict=True)):
         if place == dim:
             if positions is None:
-                freeze(axis, "looked up by index")
+                _looked_up_along(flow, op.arguments["index"], axis)
                 result.append(position if frozen(position) else Atom(position.size, "position"))
             else:
                 result.append(taken_at(axis, positions, "looked up by index"))
@@ -133,6 +133,17 @@ def _gather(flow: Flow, op: Operation) -> Results:
         else:
             result.append(segment_or_frozen(axis, 0, position.size, "only some of its positions are used"))
     return [result]
+
+
+def _looked_up_along(flow: Flow, index: Value, axis: Axis) -> None:
+    """Integers that name positions of an axis look up the units there; others know theirs by their places."""
+    named = flow.named_by(index)
+    if named is not None and named.axis.size == axis.size:
+        unify(axis, named.axis)
+        return
+    freeze(axis, "looked up by index")
+    if named is not None:
+        freeze(named.axis, named.reason)
 
 
 def _at(flow: Flow, axes: Sequence[AnyAxis], dim: int, positions: list[int]) -> list[AnyAxis]:
@@ -176,7 +187,7 @@ def _looked_up(flow: Flow, op: Operation, axes: Sequence[Axis]) -> tuple[list[Ax
     for dim, (index, _) in by_dim.items():
         place = _identity(op, index, depth, axes[dim].size)
         if place is None:
-            freeze(axes[dim], "looked up by index")
+            _looked_up_along(flow, index, axes[dim])
         else:
             known = looked_up[place]
             looked_up[place] = axes[dim] if known is None else unify(known, axes[dim])

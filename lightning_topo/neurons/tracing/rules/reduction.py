@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_topo.neurons.tracing.alignment import unify
 from lightning_topo.neurons.tracing.axes import Atom, Free, freeze
-from lightning_topo.neurons.tracing.flow import Flow
+from lightning_topo.neurons.tracing.flow import Flow, Named
 from lightning_topo.neurons.tracing.rules.rearrangement import dims_of
 from lightning_topo.neurons.tracing.rules.registry import Results, rule
 from lightning_topo.neurons.tracing.trace import Operation
@@ -18,6 +18,8 @@ _EXTREMES = ("amax", "amin", "aminmax", "max", "min", "any", "all")
 def _reduced(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.inputs[0])
     dims = dims_of(op.arguments.get("dim"), len(axes))
+    if op.name in ("max", "min") and len(op.outputs) == 2:
+        flow.names(op.outputs[1], Named(axes[min(dims)], f"operation {op.name} depends on positions"))
     for position in dims if op.name not in _EXTREMES else ():
         flow.totals_over(axes[position], f"operation {op.name} runs over its units")
     kept = [Free(1) if position in dims else axis for position, axis in enumerate(axes)]
@@ -25,8 +27,8 @@ def _reduced(flow: Flow, op: Operation) -> Results:
     return [kept if len(value.shape) == len(kept) else dropped for value in op.outputs]
 
 
-@rule("argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "cummax", "cummin")
-@rule("logcumsumexp", "flip", "roll", "cumsum_", "cumprod_", "_fft_r2c", "_fft_c2r", "_fft_c2c")
+@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "flip", "roll", "cumsum_", "cumprod_")
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c", "kthvalue", "mode")
 def _ordered(flow: Flow, op: Operation) -> Results:
     axes = flow.axes(op, op.inputs[0])
     dims = dims_of(op.arguments.get("dim", op.arguments.get("dims")), len(axes))
