@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo paper test test-all lint coverage docs docs-serve notebooks clean
+.PHONY: help demo paper test test-all lint loggers coverage docs docs-serve notebooks clean
 
 help:
 	@echo "make demo       train three small networks and show what happens to their neurons"
 	@echo "make paper      run the paper's experiments (FAST=1: a short run of them); writes runs/paper or runs/paper-fast"
 	@echo "make test       lint, type checks, tests and doctests, without the tests marked slow"
 	@echo "make test-all   the same with the slow ones: examples, notebooks and the paper's short run among them"
+	@echo "make loggers    the tests of loggers with the clients of Weights & Biases, MLflow and Comet, offline"
 	@echo "make coverage   which lines the tests run, child processes counted; writes build/coverage"
 	@echo "make docs       build the site, strict; writes build/site (make docs-serve shows it)"
 	@echo "make notebooks  execute the notebooks of the tutorials anew"
@@ -35,6 +36,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+loggers: $(VENV)/.loggers
+	$(BIN)/python -m pytest -q tests/callbacks/test_loggers.py
 
 coverage: $(VENV)/.test
 	$(BIN)/coverage erase
@@ -62,6 +66,10 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.demo
 	$(BIN)/pip install --quiet -r requirements/test.txt
+	touch $@
+
+$(VENV)/.loggers: requirements/loggers.txt $(VENV)/.test
+	$(BIN)/pip install --quiet -r requirements/loggers.txt
 	touch $@
 
 $(VENV)/.docs: requirements/docs.txt $(VENV)/.demo

@@ -9,8 +9,10 @@ from lightning_topo.callbacks._tensorboard import logarithm_of
 from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS, TOPOLOGY
 from lightning_topo.neurons import NeuronGroup
 
-# Keys that are drawn in a chart, by its title.
+# Keys that are drawn in a chart, by its title. Of several charts of one title the first monitor's is shown.
 Charts = dict[str, list[str]]
+# One chart of the rates, whichever monitors there are.
+_RATES = "log10 of the learning rate η, the critical rate η*, and η_c of the loss"
 
 
 def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
@@ -25,10 +27,7 @@ def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
     rates = [logarithm_of(keys.of_run(name)) for name in ("learning_rate", "critical_lr")]
     charts = {
         "log10 of κ: neurons can merge above 0": of_groups or [logarithm_of(keys.of_run(name)) for name in over_all],
-        "log10 of the learning rate η, the critical rate η*, and η_c of the loss": [
-            *rates,
-            logarithm_of(SHARPNESS.prefix + "/critical_lr"),
-        ],
+        _RATES: [*rates, logarithm_of(SHARPNESS.of_run("critical_lr"))],
         "1 - lower and upper - 1: how far updates squeeze and stretch": [
             keys.of_run(name) for name in ("squeeze", "stretch")
         ],
@@ -38,6 +37,13 @@ def update_charts(groups: Sequence[NeuronGroup]) -> Charts:
         rates = [keys.of_group(group.name, name) for name in ("learning_rate", "critical_lr")]
         charts[f"{group.name}: η and η*"] = rates
     return charts
+
+
+def loss_charts(critical: bool, hessian: bool) -> Charts:
+    """The learning rate beside the critical rate of the loss, and the inverse sharpness, each where it is measured."""
+    rates = [logarithm_of(SHARPNESS.of_run(name)) for name in ("learning_rate", "critical_lr")]
+    charts = {_RATES: rates, "inverse sharpness 1 / λmax": [SHARPNESS.of_run("inverse")]}
+    return {title: charts[title] for title, wanted in zip(charts, (critical, hessian), strict=True) if wanted}
 
 
 def topology_charts(groups: Sequence[NeuronGroup], history: Sequence[Any]) -> Charts:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from lightning_topo.callbacks._options import OptionedCallback
 from lightning_topo.verdict import Findings
 
-_UNWATCHED = "No update was measured: add BiLipschitzMonitor() to the Trainer's callbacks to learn about the rate."
+_UNWATCHED = (
+    "The neurons of no update were compared: add BiLipschitzMonitor() to the Trainer's callbacks to learn how near the "
+    "learning rate comes to merging them."
+)
 
 
 def ours(callbacks: Iterable[Any]) -> tuple[OptionedCallback, ...]:
@@ -27,7 +30,8 @@ def gather(callbacks: Iterable[OptionedCallback]) -> Findings:
         max(of_updates, key=lambda one: (bool(one.updates), one.made), default=nothing),
         updates=[record for one in known for record in one.updates],
         topology=[record for one in known for record in one.topology],
-        sharpness=[record for one in _named(callbacks, "sharpness") for record in _last_run(one.history)],
+        sharpness=[record for one in known for record in one.sharpness],
+        no_sharpness_because=next(filter(None, (one.no_sharpness_because for one in known)), ""),
         diverged=tuple(dict.fromkeys(name for one in known for name in one.diverged)),
         controlled=any(getattr(one, "active", False) for one in _named(callbacks, "control")),
     )
@@ -35,11 +39,3 @@ def gather(callbacks: Iterable[OptionedCallback]) -> Findings:
 
 def _named(callbacks: Iterable[Any], name: str) -> list[Any]:
     return [callback for callback in callbacks if getattr(callback, "name", "") == name]
-
-
-def _last_run(history: Sequence[Any]) -> Sequence[Any]:
-    """The records since the steps last began anew."""
-    first = len(history)
-    while first > 0 and (first == len(history) or history[first - 1].step <= history[first].step):
-        first -= 1
-    return history[first:]

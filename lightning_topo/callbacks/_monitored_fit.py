@@ -9,6 +9,7 @@ from lightning_topo.callbacks._admission import Admission
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
+from lightning_topo.callbacks._history import PresentRun
 from lightning_topo.callbacks._log_writer import LogWriter
 from lightning_topo.callbacks._per_group import PerGroup
 from lightning_topo.callbacks._processes import Processes
@@ -47,7 +48,7 @@ class MonitoredFit:
         self.writer = LogWriter(self.announcer, self.neurons, per_group)
         self.sizes: dict[str, int] = {}
         self._seen_a_fit, self._obstacle = False, ""
-        self._before_run: Any = None
+        self._run = PresentRun()
         self._meet(Processes())
         self.forget()
 
@@ -86,18 +87,14 @@ class MonitoredFit:
 
     def begin_anew(self, history: Sequence[Any]) -> None:
         """The run starts at its first step: nothing of an earlier one counts, and what is in the history is of one."""
-        self._before_run = history[-1] if history else None
+        self._run.begin_anew(history)
         self.budget.forget()
         self.announcer.forget()
         self.writer.last = {}
 
     def of_run(self, history: Sequence[Any]) -> Sequence[Any]:
-        """The records of the present run: a history goes on over several runs with one callback."""
-        if self._before_run is not None:
-            for number in range(len(history) - 1, -1, -1):
-                if history[number] is self._before_run:
-                    return history[number + 1 :]
-        return history
+        """The records of the present run."""
+        return self._run.records(history)
 
     def unhindered(self, obstacle: str | None) -> bool:
         """Whether nothing is in the way of measuring; what is, is said once."""

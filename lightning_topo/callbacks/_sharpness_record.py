@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lightning_topo.callbacks._budget import OverheadBudget
 from lightning_topo.callbacks._history import remember
 from lightning_topo.callbacks.log_keys import SHARPNESS
 
@@ -38,3 +39,19 @@ def remember_sharpness(history: list[SharpnessRecord], step: int, values: Mappin
     else:
         remember(history, [SharpnessRecord(step, **values)])
     return {SHARPNESS.of_run(name): value for name, value in values.items()}
+
+
+def why_no_sharpness(seen_a_fit: bool, budget: OverheadBudget) -> str:
+    """Why a monitor has measured nothing, as a whole sentence."""
+    if not seen_a_fit:
+        reason = "SharpnessMonitor has seen no fit. Put it into Trainer(callbacks=[...]) and call fit."
+    elif budget.left_all_out:
+        reason = (
+            f"each measurement would have taken more than max_overhead={budget.max_overhead:g} leaves in a fit of this "
+            "length. Pass a larger max_overhead, or None to measure every due step."
+        )
+    elif not budget.due:
+        reason = "the fit ended before a step was due."
+    else:
+        reason = "a warning said why during the fit."
+    return f"No sharpness was measured: {reason}"

@@ -53,6 +53,8 @@ def write_layout(trainer: Any) -> None:
     layout: dict[str, dict[str, list[Any]]] = {}
     for monitor in sorted(monitors, key=lambda monitor: _ORDER.index(monitor.name)):
         for title, tags in monitor.charts().items():
+            if any(title in charts for charts in layout.values()):
+                continue
             # Tags are regular expressions there.
             exact = [f"^{re.escape(tag)}$" for tag in tags]
             layout.setdefault(f"lightning_topo: {monitor.name}", {})[title] = ["Multiline", exact]

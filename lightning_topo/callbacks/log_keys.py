@@ -106,7 +106,7 @@ SHARPNESS = LogKeys(
         "inverse": "1 / λmax",
         "coverage": _COVERAGE,
     },
-    logarithms=("critical_lr",),
+    logarithms=("learning_rate", "critical_lr"),
 )
 CLIPPING = LogKeys(
     "clipping",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,19 +13,26 @@ from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._admission import Admission
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._budget import OverheadBudget
+from lightning_topo.callbacks._charts import Charts, loss_charts
 from lightning_topo.callbacks._critical_probe import CriticalProbe
 from lightning_topo.callbacks._due import multiple_reached
+from lightning_topo.callbacks._findings import gather, ours
+from lightning_topo.callbacks._history import PresentRun
 from lightning_topo.callbacks._log_writer import LogWriter, logger_step
 from lightning_topo.callbacks._options import OptionedCallback, require_positive_int, require_share
 from lightning_topo.callbacks._processes import Processes, hidden_updates
 from lightning_topo.callbacks._run_length import batches_left
-from lightning_topo.callbacks._sharpness_record import SharpnessRecord, remember_sharpness
+from lightning_topo.callbacks._sharpness_record import SharpnessRecord, remember_sharpness, why_no_sharpness
 from lightning_topo.callbacks._state import SavedState, count, count_or_none, figures
 from lightning_topo.callbacks._tensorboard import write_layout
 from lightning_topo.callbacks._unseen_passes import UnseenPasses
-from lightning_topo.callbacks.log_keys import BILIPSCHITZ, SHARPNESS
+from lightning_topo.callbacks.log_keys import SHARPNESS
 from lightning_topo.functional.leading_eigenpair import leading_eigenpair
 from lightning_topo.sharding import shards_parameters
+from lightning_topo.verdict import Findings, Verdict, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _METHODS = ("auto", "critical", "hessian")
 _MAX_ITER = 40
@@ -87,7 +94,9 @@ class SharpnessMonitor(OptionedCallback):
     Example:
         >>> import lightning_topo as lt
         >>> monitor = lt.SharpnessMonitor(every_n_train_steps=50, method="critical")
-        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); monitor.history[-1].critical_lr
+        >>> # trainer = Trainer(callbacks=[monitor]); trainer.fit(model); print(monitor.summary()); monitor.plot()
+        >>> print(monitor.summary().lines[0])  # before a fit it says what is missing
+        No sharpness was measured: SharpnessMonitor has seen no fit. Put it into Trainer(callbacks=[...]) and call fit.
     """
 
     name = "sharpness"
@@ -109,6 +118,9 @@ class SharpnessMonitor(OptionedCallback):
         self._unseen = UnseenPasses()
         self._probe = CriticalProbe(self._after_update)
         self._last_step: int | None = None
+        self._run = PresentRun()
+        self._companions: tuple[OptionedCallback, ...] = ()
+        self._seen_a_fit = False
         self._forget_fit()
         self.skip_empty_hooks()
         self.hear("on_before_backward", False)
@@ -144,10 +156,13 @@ class SharpnessMonitor(OptionedCallback):
         self._forget_fit()
         self._processes = Processes.of(trainer)
         self._admission = Admission(self._budget, self._processes)
+        self._companions = ours(callback for callback in trainer.callbacks if callback is not self)
+        self._seen_a_fit = True
         self.active = stage == "fit" and not self.yields_to_a_rival(trainer)
         if stage == "fit" and trainer.global_step == 0:  # Lightning restores from a checkpoint after this
             self._budget.forget()
             self._announcer.forget()
+            self._run.begin_anew(self.history)
             self._last_step, self._writer.last = None, {}
         if self.active:
             self._refuse(trainer)
@@ -320,18 +335,28 @@ class SharpnessMonitor(OptionedCallback):
         """Leave the module's hooks and the strategy as they were."""
         self._forget_fit()
 
-    def charts(self) -> dict[str, list[str]]:
+    def charts(self) -> Charts:
         """TensorBoard charts: title and the tags drawn together."""
-        charts = {}
-        if self._wants_critical:
-            rates = [SHARPNESS.of_run(name) for name in ("learning_rate", "critical_lr")]
-            charts["learning rate η, and critical rates: of the loss η_c, of the neurons η*"] = [
-                *rates,
-                BILIPSCHITZ.of_run("critical_lr"),
-            ]
-        if self._wants_hessian:
-            charts["inverse sharpness"] = [SHARPNESS.of_run("inverse")]
-        return charts
+        return loss_charts(critical=self._wants_critical, hessian=self._wants_hessian)
+
+    def findings(self) -> Findings:
+        """What has been measured in the present or last fit, for a verdict or a report."""
+        sharpness = self._run.records(self.history)
+        nothing = "" if sharpness else why_no_sharpness(self._seen_a_fit, self._budget)
+        return Findings(sharpness=sharpness, no_sharpness_because=nothing)
+
+    def summary(self) -> Verdict:
+        """Say how near the present or last fit came to the critical rate of its loss; ``print`` it.
+
+        What the Trainer's other callbacks of ours have measured is part of it.
+        """
+        return verdict(gather((self, *self._companions)))
+
+    def plot(self, ax: Axes | None = None, show: bool = False) -> Axes:
+        """Plot η beside η_c, and 2/λmax, over the steps; see ``plots.plot_sharpness``."""
+        from lightning_topo.plots import plot_sharpness
+
+        return plot_sharpness(self._run.records(self.history), ax, show)
 
 
 _CRITICAL = "measure the critical rate of the loss"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,7 +93,8 @@ def _gradients(loss: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor | None,
         raise ValueError(f"expected a scalar tensor as loss, got {got}; reduce it, e.g. by .mean()")
     if not loss.requires_grad:
         raise ValueError("expected a loss with a graph, got one without; compute it with gradients on, undetached")
-    gradients = torch.autograd.grad(loss.sum(), params, create_graph=True, allow_unused=True)
+    with _advice():
+        gradients = torch.autograd.grad(loss.sum(), params, create_graph=True, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         raise ValueError(f"the loss depends on none of the {len(params)} parameters; pass those it was computed from")
     for param, gradient in zip(params, gradients, strict=True):
@@ -106,8 +108,15 @@ def _gradients(loss: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor | None,
 
 
 def _second_backward(gradients: Sequence[Any], params: tuple[Tensor, ...], vectors: list[Tensor]) -> tuple[Tensor, ...]:
-    try:
+    with _advice():
         return torch.autograd.grad(gradients, params, vectors, retain_graph=True, materialize_grads=True)
+
+
+@contextmanager
+def _advice() -> Iterator[None]:
+    """What to do where an operation has no second derivative; some compiled graphs refuse already the first."""
+    try:
+        yield
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:

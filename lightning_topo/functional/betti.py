@@ -128,7 +128,7 @@ def _count(adjacency: Tensor, max_dim: int) -> tuple[int, ...]:
     from scipy.sparse.csgraph import connected_components
 
     n = len(adjacency)
-    i, j = adjacency.triu(1).nonzero().T.numpy()
+    i, j = adjacency.triu(1).nonzero().T.int().numpy()  # scipy 1.11 counts no components by wider indices
     # Equal lengths, which float32 cannot reorder.
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(n, n))
     n_components = int(connected_components(graph, directed=False)[0])

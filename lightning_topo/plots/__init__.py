@@ -12,6 +12,7 @@ from lightning_topo.plots.history import (
 )
 from lightning_topo.plots.neuron_cloud import plot_neuron_cloud, principal_axes, principal_plane, start_colours
 from lightning_topo.plots.persistence_diagram import plot_persistence_diagram
+from lightning_topo.plots.sharpness import plot_sharpness
 
 __all__ = [
     "counts_distinct",
@@ -23,6 +24,7 @@ __all__ = [
     "plot_neurons_left",
     "plot_overview",
     "plot_persistence_diagram",
+    "plot_sharpness",
     "plot_stretch",
     "principal_axes",
     "principal_plane",

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_topo.plots._style import GREY, LINE_COLOURS, new_axes, notebook_axes, show_if
+from lightning_topo.plots._courses import (
+    CRITICAL,
+    OF_LOSS,
+    RATE,
+    courses_of,
+    draw_courses,
+    draw_line,
+    draw_rates,
+    finish,
+)
+from lightning_topo.plots._style import GREY, new_axes, notebook_axes, show_if
 from lightning_topo.plots.picture import card_letters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Courses of so few points are drawn with a marker at each: between them nothing was measured.
-_FEW_POINTS = 60
-# So many groups get a colour each, the ones with the largest values; the rest are grey.
-_MOST_COLOURED = len(LINE_COLOURS)
-# A logarithmic axis of fewer decades has ticks within them.
-_NARROW = 300.0
-_RATE, _CRITICAL, _OF_LOSS = "#0072B2", "#D55E00", "#009E73"
+# What the rates are called, and in brief.
+_LETTERS = {"learning rate η": "rate η", "critical rate η*": "η*", "of the loss, η_c": "η_c of the loss"}
 
 
 def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool = False) -> Axes:
@@ -45,7 +50,7 @@ def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool 
     """
     ax = notebook_axes(show) if ax is None else ax
     ax.set_yscale("log")
-    _draw_courses(ax, _courses(records, lambda record: record.criticality or math.nan))
+    draw_courses(ax, courses_of(records, lambda record: record.criticality or math.nan))
     low, high = ax.get_ylim() if ax.lines else (0.1, 1.0)
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
     ax.set(ylim=(low, max(high, 1.5)), ylabel="criticality κ", title="κ of each update")
@@ -83,15 +88,13 @@ def plot_learning_rates(
     ax = notebook_axes(show) if ax is None else ax
     chosen = worst_of_each_step(records)
     of_loss = [(one.step, one.critical_lr) for one in sharpness if getattr(one, "critical_lr", None)]
+    rate, critical, loss = _LETTERS
     lines = {
-        "learning rate η": (_RATE, [(one.step, one.learning_rate) for one in chosen]),
-        "critical rate η*": (_CRITICAL, [(one.step, one.critical_lr) for one in chosen]),
-        "of the loss, η_c": (_OF_LOSS, of_loss),
+        rate: (RATE, [(one.step, one.learning_rate) for one in chosen]),
+        critical: (CRITICAL, [(one.step, one.critical_lr) for one in chosen]),
+        loss: (OF_LOSS, of_loss),
     }
-    for label, (colour, course) in lines.items():
-        _draw_line(ax, [(step, rate) for step, rate in course if 0 < rate < math.inf], color=colour, label=label)
-    ax.set(yscale="log", xlabel="step", ylabel="learning rate", title="η below η*: neurons stay apart")
-    _finish(ax)
+    draw_rates(ax, lines, title="η below η*: neurons stay apart")
     show_if(show)
     return ax
 
@@ -114,16 +117,16 @@ def plot_stretch(records: Sequence[Any], ax: Axes | None = None, show: bool = Fa
         if not math.isnan(record.lower):
             squeeze[record.step] = max(squeeze.get(record.step, 0.0), 1 - record.lower)
             stretch[record.step] = max(stretch.get(record.step, 0.0), record.upper - 1)
-    for label, colour, course in (("1 - lower", _RATE, squeeze), ("upper - 1", _CRITICAL, stretch)):
+    for label, colour, course in (("1 - lower", RATE, squeeze), ("upper - 1", CRITICAL, stretch)):
         positive = [(step, value) for step, value in sorted(course.items()) if value > 0]
-        _draw_line(ax, positive, color=colour, label=label)
+        draw_line(ax, positive, color=colour, label=label)
     ax.set(
         yscale="log",
         xlabel="step",
         ylabel="relative change of distances",
         title="How far each update squeezes and stretches",
     )
-    _finish(ax)
+    finish(ax)
     show_if(show)
     return ax
 
@@ -144,10 +147,10 @@ def plot_neurons_left(records: Sequence[Any], ax: Axes | None = None, show: bool
     records = sorted(records, key=lambda record: record.step)  # that of the start may have been made later
     if counts_distinct(records):
         first = {record.group: record.distinct for record in reversed(records)}
-        _draw_courses(ax, _courses(records, lambda record: record.distinct / first[record.group]), lowest=True)
+        draw_courses(ax, courses_of(records, lambda record: record.distinct / first[record.group]), lowest=True)
         ax.set(ylabel="distinct neurons, share of the first", title="Neurons that are left", ylim=(0, 1.05))
     else:
-        _draw_courses(ax, _courses(records, lambda record: max(record.drift, default=math.nan)))
+        draw_courses(ax, courses_of(records, lambda record: max(record.drift, default=math.nan)))
         ax.set(ylabel="drift, share of the diameter", title="How far the topology has moved")
     show_if(show)
     return ax
@@ -170,65 +173,23 @@ def plot_overview(updates: Sequence[Any], sharpness: Sequence[Any] = (), title: 
         A figure of 640x480 pixels whose letters can be read on a card half as large.
     """
     with card_letters():
-        above = new_axes(left=0.16, bottom=0.13)
+        above = new_axes(left=0.17, bottom=0.13)
         figure: Any = above.figure
         box = above.get_position()
-        below = figure.add_axes((box.x0, box.y0, box.width, 0.42 * box.height), sharex=above)
-        above.set_position((box.x0, box.y0 + 0.5 * box.height, box.width, 0.5 * box.height))
+        below = figure.add_axes((box.x0, box.y0, box.width, 0.41 * box.height), sharex=above)
+        above.set_position((box.x0, box.y0 + 0.54 * box.height, box.width, 0.46 * box.height))
         plot_criticality(updates, above)
         plot_learning_rates(updates, sharpness, below)
-        above.set(title=title, xlabel="", ylabel="κ")
-        below.set(title="", ylabel="rate")
+        above.set(title=title, xlabel="", ylabel="")
+        below.set(title="", ylabel="")
         above.tick_params(labelbottom=False)
+        _legend_between(below)
     return figure
 
 
-def _courses(records: Iterable[Any], value: Callable[[Any], float]) -> dict[str, list[tuple[int, float]]]:
-    courses: dict[str, list[tuple[int, float]]] = {}
-    for record in records:
-        if math.isfinite(value(record)):
-            courses.setdefault(record.group, []).append((record.step, value(record)))
-    return courses
-
-
-def _draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest: bool = False) -> None:
-    """A line a group; those that matter most in colour, the others grey."""
-    sign = -1 if lowest else 1
-    order = sorted(courses, key=lambda name: max(sign * value for _, value in courses[name]), reverse=True)
-    coloured = order[:_MOST_COLOURED] if len(order) <= _MOST_COLOURED else order[:3]
-    for name in reversed(order):
-        if name in coloured:
-            _draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=name, zorder=3)
-        else:
-            _draw_line(ax, courses[name], color=GREY, alpha=0.5, label="_" + name, zorder=2)
-    if len(order) > len(coloured):
-        ax.plot([], [], color=GREY, alpha=0.5, label=f"{len(order) - len(coloured)} other groups")
-    ax.set_xlabel("step")
-    _finish(ax)
-
-
-def _plain_ticks(ax: Axes) -> None:
-    """Few ticks of a logarithmic axis, also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = ax.get_ylim()
-    narrow = high < _NARROW * low
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0,), numticks=6))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_line(ax: Axes, course: Sequence[tuple[float, float]], **style: Any) -> None:
-    if course:
-        few = len(course) <= _FEW_POINTS
-        ax.plot(*zip(*course, strict=True), lw=1.5, marker="o" if few else None, ms=3.5, **style)
-
-
-def _finish(ax: Axes) -> None:
-    if ax.get_yscale() == "log":
-        _plain_ticks(ax)
-    ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, loc="best", ncols=2, columnspacing=1.0, handlelength=1.2)
-    else:
-        ax.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+def _legend_between(ax: Axes) -> None:
+    """The rates' letters in one row above the axes, where no line is."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        letters = [_LETTERS.get(label, label) for label in labels]
+        ax.legend(handles, letters, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=3)

@@ -8,8 +8,9 @@ from statistics import median
 from lightning_topo.plots.history import worst_of_each_step
 from lightning_topo.verdict.findings import Findings, UpdateRecord
 
-# The share of η* at which networks trained as well as at the best rate of a sweep, within 2% in the mean
-# (docs/evidence/rates.md): where κ stays far below, there is room for a higher rate.
+# Networks whose updates were made at this share of η*, by the largest κ and with a schedule, trained to 1.06 times the
+# loss of the best rate of a sweep, in the mean of 16 tasks (docs/evidence/rate-control-settings.md). Where κ stays far
+# below, there is room for a higher rate.
 GOOD_SHARE = 0.15
 # κ below a third of that throughout: the rate is too low to matter; above half of the edge: too near to raise it.
 _ROOM, _NEAR = GOOD_SHARE / 3, 0.5
@@ -92,9 +93,10 @@ def _of_intact(findings: Findings, worst: list[UpdateRecord]) -> str:
         else:
             times, bound = GOOD_SHARE / largest, f"κ within {GOOD_SHARE:g}, where networks trained best"
         if times < _WORTH_IT:
+            near = f"η is {_percent(1 / room_of_loss)} of η_c" if room_of_loss > 0 else "η_c is 0"
             return (
-                f"{start}: the neurons would bear a higher rate, but the loss would not: η is "
-                f"{_percent(1 / room_of_loss)} of η_c in the median, so leave it as it is."
+                f"{start}: the neurons would bear a higher rate, but the loss would not: {near} in the median, so "
+                "leave it as it is."
             )
         factor = f"about {_round_down(times):g} times" if times <= 100 else "more than 100 times"
         return (

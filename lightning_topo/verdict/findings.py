@@ -45,6 +45,7 @@ class Findings:
         clones_excluded: Whether every update was measured, on all neurons, and had κ < 1: none have become clones.
         controlled: Whether TopologicalRateControl chose the rates.
         nothing_because: Why no update was measured, as a whole sentence; empty where some were.
+        no_sharpness_because: The same of the sharpness of the loss, where it was to be measured.
     """
 
     updates: Sequence[UpdateRecord] = ()
@@ -59,6 +60,7 @@ class Findings:
     clones_excluded: bool = False
     controlled: bool = False
     nothing_because: str = ""
+    no_sharpness_because: str = ""
 
 
 @dataclass(frozen=True)

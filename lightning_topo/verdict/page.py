@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_topo.plots import counts_distinct, plot_criticality, plot_learning_rates, plot_neurons_left, plot_stretch
+from lightning_topo.plots import (
+    counts_distinct,
+    plot_criticality,
+    plot_learning_rates,
+    plot_neurons_left,
+    plot_sharpness,
+    plot_stretch,
+)
 from lightning_topo.plots.picture import png
 from lightning_topo.verdict.findings import Findings, group_summaries
 from lightning_topo.verdict.words import verdict
@@ -41,6 +48,8 @@ _CAPTIONS = {
     "dashed line an update keeps all neurons apart; above it neurons can merge.",
     "rates": "The learning rate η beside the critical rate η*, above which an update can merge neurons, and, where it "
     "was measured, η_c, above which an update no longer lowers the batch's loss.",
+    "sharpness": "The learning rate η beside the critical rate η_c, above which an update no longer lowers the batch's "
+    "loss, and, where it was measured, 2/λmax, up to which gradient descent is stable.",
     "stretch": "By how much of their distance an update brought two neurons nearer, or took them apart, at the most.",
     "distinct": "How many neurons are left, as a share of those of the first measurement, when neurons that have come "
     "close to each other count as one.",
@@ -94,6 +103,8 @@ def _figures(findings: Findings) -> list[tuple[str, str, Axes]]:
             ),
             ("change of distances over the steps", _CAPTIONS["stretch"], plot_stretch(findings.updates)),
         ]
+    elif findings.sharpness:
+        figures.append(("sharpness over the steps", _CAPTIONS["sharpness"], plot_sharpness(findings.sharpness)))
     if findings.topology:
         shown = "distinct" if counts_distinct(findings.topology) else "drift"
         figures.append(("neurons over the steps", _CAPTIONS[shown], plot_neurons_left(findings.topology)))

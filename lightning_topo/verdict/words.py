@@ -73,7 +73,9 @@ def verdict(findings: Findings) -> Verdict:
         >>> print(verdict(Findings(nothing_because="No update was measured: the fit made no optimizer step.")))
         No update was measured: the fit made no optimizer step.
     """
-    parts = (_largest(findings), _broken(findings), _rates(findings), _neurons(findings), advice(findings))
+    unmeasured = "" if findings.sharpness else findings.no_sharpness_because
+    rates = _rates(findings) or _rates_of_loss(findings)
+    parts = (_largest(findings), _broken(findings), rates, unmeasured, _neurons(findings), advice(findings))
     return Verdict(tuple(filter(None, parts)))
 
 
@@ -110,6 +112,25 @@ def _rates(findings: Findings) -> str:
     )
     of_loss = [one.critical_lr for one in findings.sharpness if _known(getattr(one, "critical_lr", None))]
     return text + (f"; critical rate of the loss η_c {median(of_loss):.2g}." if of_loss else ".")
+
+
+def _rates_of_loss(findings: Findings) -> str:
+    """The sharpness of the loss, where there is no η* to stand beside it."""
+    text = ""
+    known = [one for one in findings.sharpness if _known(one.critical_lr)]
+    if known:
+        rate, critical = median(one.learning_rate for one in known), median(one.critical_lr for one in known)
+        above = sum(one.learning_rate >= one.critical_lr for one in known)
+        text = (
+            f"Learning rate η beside the critical rate η_c of the loss: {rate:.2g} beside {critical:.2g} in the "
+            f"median, {known[-1].learning_rate:.2g} beside {known[-1].critical_lr:.2g} at the end; "
+            f"{above:,} of {len(known):,} measured updates were at or above η_c. "
+        )
+    values = [one.lambda_max for one in findings.sharpness if _known(one.lambda_max)]
+    if values:
+        text += f"Largest eigenvalue of the loss's Hessian: λmax = {median(values):.2g} in the median, "
+        text += f"{values[-1]:.2g} at the end."
+    return text.rstrip()
 
 
 def _known(value: Any) -> bool:

@@ -159,7 +159,7 @@ def test_weights_that_are_not_finite(value, classifier, trainer, data):
 
 def test_no_logger(classifier, trainer, data):
     monitors = [
-        lt.BiLipschitzMonitor(),
+        lt.BiLipschitzMonitor(max_overhead=None),
         lt.PersistenceMonitor(max_overhead=None),
         lt.SharpnessMonitor(max_overhead=None),
     ]
@@ -170,7 +170,7 @@ def test_no_logger(classifier, trainer, data):
 
 def test_fast_dev_run(classifier, trainer, data):
     monitors = [
-        lt.BiLipschitzMonitor(),
+        lt.BiLipschitzMonitor(max_overhead=None),
         lt.PersistenceMonitor(max_overhead=None),
         lt.SharpnessMonitor(max_overhead=None),
     ]

@@ -118,6 +118,7 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
     sections = ("bilipschitz/log10_learning_rate", "bilipschitz/log10_critical_lr", "sharpness/log10_critical_lr")
     assert rates == [f"^{tag}$" for tag in sections]
     assert stretch == ["^bilipschitz/squeeze$", "^bilipschitz/stretch$"]
+    assert len([title for title in charts if "learning rate" in title]) == 1
     moved = {
         (group, k)
         for group in ("net.0", "net.4")
@@ -126,6 +127,21 @@ def test_tensorboard_has_scalars_figures_and_one_layout(classifier, trainer, dat
     }
     drawn = {tag for title, tags in charts.items() if "Betti" in title for tag in tags}
     assert drawn == {f"^topology/{group.replace('.', chr(92) + '.')}/betti_{k}$" for group, k in moved}
+
+
+def test_sharpness_alone_has_a_chart_of_its_rates(classifier, trainer, data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    monitor = lt.SharpnessMonitor(every_n_train_steps=3, max_overhead=None, method="critical")
+    trainer([monitor], logger=logger, max_epochs=1).fit(classifier(), data())
+    events = EventAccumulator(logger.log_dir).Reload()
+    (tags,) = monitor.charts().values()
+    assert tags == ["sharpness/log10_learning_rate", "sharpness/log10_critical_lr"]
+    rates, critical = ([event.value for event in events.Scalars(tag)] for tag in tags)
+    assert rates == pytest.approx([math.log10(0.1)] * len(monitor.history))
+    positive = [record.critical_lr for record in monitor.history if record.critical_lr > 0]
+    assert critical == pytest.approx([math.log10(rate) for rate in positive], rel=1e-5)
 
 
 def deep(n_hidden):

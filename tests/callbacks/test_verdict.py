@@ -3,6 +3,8 @@
 import copy
 import io
 import logging
+import math
+import statistics
 import sys
 
 import pytest
@@ -107,7 +109,35 @@ def test_no_history_says_why(classifier, trainer, data):
         assert "more than max_overhead=1e-09 leaves" in str(rare.summary())
     alone = lt.PersistenceMonitor(max_overhead=None, groups="net.*")
     trainer([alone], max_epochs=1).fit(classifier(), data())
-    assert alone.summary().lines[-1].startswith("No update was measured: add BiLipschitzMonitor()")
+    assert alone.summary().lines[-1].startswith("The neurons of no update were compared: add BiLipschitzMonitor()")
+
+
+def test_of_the_loss_alone(classifier, trainer, data):
+    monitor = lt.SharpnessMonitor(every_n_train_steps=3, max_overhead=None)
+    assert monitor.summary().lines[0].startswith("No sharpness was measured: SharpnessMonitor has seen no fit.")
+    trainer([monitor], max_epochs=1).fit(classifier(), data())
+    rates, advice = monitor.summary().lines
+    known = [record for record in monitor.history if math.isfinite(record.critical_lr)]
+    critical = statistics.median(record.critical_lr for record in known)
+    eigenvalue = statistics.median(r.lambda_max for r in monitor.history if not math.isnan(r.lambda_max))
+    assert len(known) == 4
+    assert f"0.1 beside {critical:.2g} in the median" in rates
+    assert f"0 of {len(known)} measured updates were at or above η_c. Largest eigenvalue" in rates
+    assert f"λmax = {eigenvalue:.2g} in the median" in rates
+    assert advice.startswith("The neurons of no update were compared: add BiLipschitzMonitor()")
+    trainer([monitor], max_epochs=1).fit(classifier(), data())
+    assert len(monitor.history) > len(monitor.plot().lines[0].get_xdata()) == 4  # those of the last fit
+
+
+@pytest.mark.filterwarnings("ignore:SharpnessMonitor measured nothing")
+def test_no_sharpness_says_why(classifier, trainer, data):
+    rare = lt.SharpnessMonitor(max_overhead=1e-9)
+    trainer([rare], max_epochs=1).fit(classifier(), data())
+    if not rare.history:  # as above
+        assert "more than max_overhead=1e-09 leaves" in rare.summary().lines[0]
+    beside = lt.BiLipschitzMonitor(max_overhead=None)
+    trainer([rare, beside], max_steps=0).fit(classifier(), data())
+    assert "No sharpness was measured: the fit ended before a step was due." in beside.summary().lines
 
 
 def test_a_model_without_groups_says_why(classifier, trainer, data):

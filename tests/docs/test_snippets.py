@@ -6,6 +6,7 @@ brings along (``model``, ``train_dataloader``, ``val_dataloader``) is the networ
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from lightning_utilities.core import rank_zero
 
 import lightning_topo
 
@@ -33,6 +35,22 @@ class Snippet:
     line: int
 
 
+@contextlib.contextmanager
+def screen():
+    """What a reader sees: standard output, and what Lightning's logger tells."""
+    text = io.StringIO()
+    logger, handler = rank_zero.log, logging.StreamHandler(text)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(text):
+            yield text
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def snippets(page):
     text = (ROOT / page).read_text("utf-8")
     return [Snippet(m[1], m[2] or "", text[: m.start()].count("\n") + 2) for m in _BLOCK.finditer(text)]
@@ -44,6 +62,12 @@ def agrees(expected, printed):
         return False
     pairs = zip(_NUMBER.findall(expected), _NUMBER.findall(printed), strict=True)
     return all(float(p) == pytest.approx(float(e), rel=0.2) for e, p in pairs)
+
+
+def shows(expected, printed):
+    """Whether a text stands somewhere on the screen, amid progress bars, as lines that follow each other."""
+    lines, n = printed.splitlines(), len(expected.splitlines())
+    return any(agrees(expected, "\n".join(lines[start : start + n])) for start in range(len(lines) - n + 1))
 
 
 @pytest.fixture
@@ -68,14 +92,11 @@ def test_snippets_run_and_print_what_they_say(page, reader):
     for snippet in snippets(page):
         if page == "README.md":
             namespace |= reader(1e-3)
-        printed = io.StringIO()
         code = compile("\n" * (snippet.line - 1) + snippet.code, page, "exec")
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        with warnings.catch_warnings(), screen() as printed:
             warnings.filterwarnings("ignore", message=_ADVICE)
             exec(code, namespace)
-        last = "\n".join(printed.getvalue().splitlines()[-len(snippet.expected.splitlines()) :])  # after progress bars
-        if snippet.expected:
-            assert agrees(snippet.expected, last), f"{page}:{snippet.line} printed\n{printed.getvalue()}"
+        assert shows(snippet.expected, printed.getvalue()), f"{page}:{snippet.line} printed\n{printed.getvalue()}"
 
 
 def test_readme_is_short_and_has_three_snippets():
@@ -96,3 +117,10 @@ def test_readme_is_short_and_has_three_snippets():
 )
 def test_comparison_of_what_is_printed(expected, printed, same):
     assert agrees(expected, printed) == same
+    assert shows(expected, f"Epoch 1\n{printed.strip()}\nEpoch 2\n") == same
+
+
+def test_nothing_is_shown_by_an_empty_screen():
+    assert shows("", "")
+    assert not shows("η* = 0.1\n", "")
+    assert not shows("a\nb\n", "a\nEpoch 1\nb\n")

@@ -99,7 +99,11 @@ def test_no_movement_and_no_resolution(course, findings, kappa):
 
 @pytest.mark.parametrize(
     ("critical_lr", "expected"),
-    [(0.6, "about 3 times higher and keep η within half of η_c"), (0.2, "the loss would not: η is 50% of η_c in the")],
+    [
+        (0.6, "about 3 times higher and keep η within half of η_c"),
+        (0.2, "the loss would not: η is 50% of η_c in the"),
+        (0.0, "the loss would not: η_c is 0 in the median"),
+    ],
 )
 def test_the_loss_may_leave_less_room_than_the_neurons(course, findings, critical_lr, expected):
     """κ would allow 12 times the rate 0.1, the loss half of critical_lr / 0.1 times."""
