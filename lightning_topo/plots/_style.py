@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ DIMENSION_MARKERS = ("o", "^", "s", "D")
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a6d3b")
 GREY = "#8a8a8a"
 LIGHT_GREY = "#f1f1f1"
+# Backends of matplotlib that draw into memory or files.
+_WITHOUT_WINDOWS = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
 
 
 def new_axes(left: float = 0.13, right: float = 0.97, bottom: float = 0.11) -> Axes:
@@ -43,11 +46,19 @@ def notebook_axes(show: bool = False) -> Axes:
 
 
 def show_if(show: bool) -> None:
-    """Open pyplot's figures in windows, where that is asked for."""
-    if show:
-        from matplotlib import pyplot as plt
+    """Open pyplot's figures in windows, where that is asked for; say so where there is no display."""
+    if not show:
+        return
+    from matplotlib import pyplot as plt
 
-        plt.show()
+    backend = plt.get_backend()
+    if backend.lower() in _WITHOUT_WINDOWS:
+        warnings.warn(
+            f"expected a display to show the figure on, got matplotlib's backend {backend!r}, which opens no window; "
+            "save it instead: result.plot().figure.savefig('figure.png')",
+            stacklevel=3,
+        )
+    plt.show()
 
 
 def dimension_style(dimension: int) -> tuple[str, str]:

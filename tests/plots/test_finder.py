@@ -114,10 +114,20 @@ def test_window_is_opened_only_when_it_is_asked_for(monkeypatch):
 
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.get_fignums()))
+    monkeypatch.setattr(plt, "get_backend", lambda: "QtAgg")
     FOUND.plot()
     assert plt.get_fignums() == shown == []
     FOUND.plot(show=True)
     assert len(shown) == len(shown[0]) == 1
+    plt.close("all")
+
+
+def test_no_display_is_said():
+    from matplotlib import pyplot as plt
+
+    plt.switch_backend("agg")
+    with pytest.warns(UserWarning, match="expected a display to show the figure on"):
+        FOUND.plot(show=True)
     plt.close("all")
 
 
