@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -22,8 +22,7 @@ def isolated_copy(model: nn.Module, in_double: bool) -> nn.Module:
         for name, value in vars(module).items():
             if name.endswith("hooks") and isinstance(value, dict):
                 memo[id(value)] = type(value)((k, h) for k, h in value.items() if _makes_weights(h))
-            tensors = value.values() if name == "_buffers" else (value,)
-            for tensor in tensors:
+            for tensor in _held(value):
                 if isinstance(tensor, Tensor) and not (tensor.is_leaf and tensor.layout is torch.strided):
                     memo[id(tensor)] = tensor.detach().clone()  # which deepcopy refuses
     isolated = deep_copy(model, memo)
@@ -50,6 +49,13 @@ def put_placeholders(model: nn.Module, sketches: Mapping[str, Sketch], in_double
             made[sketch] = nn.Parameter(placeholder, requires_grad=False)
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, made[sketch])
+
+
+def _held(value: Any) -> Iterable[Any]:
+    """What an attribute holds, of those containers in which modules keep buffers and what they have computed."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _makes_weights(hook: Any) -> bool:

@@ -237,3 +237,25 @@ def test_parameters_that_must_be_positive_and_inputs_that_must_be_too():
 
     (group,) = find_neuron_groups(Positive(), torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]]))
     assert group.members == (Member("rates", axis=1), Member("head.weight", axis=1))
+
+
+@pytest.mark.parametrize("container", [dict, list, tuple])
+def test_what_a_forward_pass_has_kept_with_its_graph_is_copied(container):
+    """As LeViT keeps the biases of its attention."""
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.kept = nn.Linear(4, 10), nn.Linear(10, 2), container()
+
+        def forward(self, x):
+            hidden = self.fc1(x)
+            self.kept = {"hidden": hidden} if container is dict else container([hidden])
+            return self.fc2(hidden.relu())
+
+    torch.manual_seed(0)
+    model, x = Keeping(), torch.randn(3, 4)
+    model(x)
+    groups = find_neuron_groups(model, x)
+    assert [group.name for group in groups] == ["fc1"]
+    assert is_permutation_symmetric(model, groups[0], x)
