@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from markdown_table import head, line
+from markdown_table import shown
 from small_networks import SMALL
 from torch import Tensor, nn
 from torch.nn.functional import gelu, max_pool2d
@@ -399,13 +399,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--only", nargs="*", metavar="ARCHITECTURE", help="names of rows; default all")
     options = parser.parse_args()
-    lines = head(COLUMNS)
-    print(*lines, sep="\n", flush=True)
-    for architecture in options.only or ARCHITECTURES:
-        lines.append(line(row(architecture)))
-        print(lines[-1], flush=True)
+    table = shown(COLUMNS, map(row, options.only or ARCHITECTURES))
     if options.page:
-        options.page.write_text(HEADER.format(version=version("transformers")) + "\n".join(lines) + "\n")
+        options.page.write_text(HEADER.format(version=version("transformers")) + table)
 
 
 if __name__ == "__main__":

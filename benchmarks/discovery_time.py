@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from markdown_table import head, line
+from markdown_table import shown
 from torch import Tensor, nn
 
 from lightning_topo.neurons import discover_neurons
@@ -141,13 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    lines = head(COLUMNS)
-    print(*lines, sep="\n", flush=True)
-    for name in options.only or MODELS:
-        lines.append(line(row(name)))
-        print(lines[-1], flush=True)
+    table = shown(COLUMNS, map(row, options.only or MODELS))
     if options.page:
-        options.page.write_text(HEADER + "\n".join(lines) + "\n")
+        options.page.write_text(HEADER + table)
 
 
 if __name__ == "__main__":

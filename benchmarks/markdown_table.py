@@ -12,3 +12,13 @@ def line(cells: Iterable[object]) -> str:
 def head(columns: Sequence[str]) -> list[str]:
     """The first two lines of a table."""
     return [line(columns), "|" + "---|" * len(columns)]
+
+
+def shown(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table, whose rows are printed as they are made."""
+    lines = head(columns)
+    print(*lines, sep="\n", flush=True)
+    for row in rows:
+        lines.append(line(row))
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ NAMES = {
     "control": "**rate control**",
     "clipped": "rate control, step clipping beside it",
     "averaged": "rate control at a constant share of 0.1, weights averaged",
-    "prototype": "its rule once more, beside the package",
+    "prototype": "its rule once more, with its first watch",
     "finder": "**the finder's suggestion**",
     "eta/4": "η*/4, the finder's share before",
     "lr_find": "Lightning's `lr_find`",

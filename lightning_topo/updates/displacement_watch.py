@@ -76,7 +76,7 @@ class DisplacementWatch:
         torch._foreach_copy_(self._then, self._now)
 
     def _look(self) -> None:
-        """Views of the parameters, which may have been given other memory."""
+        """Have views of the parameters, which may have been given other memory since."""
         pointers = _pointers(self._parameters)
         if not pointers or pointers != self._pointers:
             self._pointers, self._now = pointers, [_watched(parameter.detach()) for parameter in self._parameters]

@@ -45,7 +45,7 @@ def compare(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, size
 
 @torch.no_grad()
 def estimate(groups: tuple[NeuronGroup, ...], before: Tensor, after: Tensor, eps: float) -> Compared:
-    """Compare clouds of shape (G, n, D) by an estimate of κ alone, in a tenth of the operations."""
+    """Compare clouds of shape (G, n, D) by an estimate of κ alone, in less than half of the operations."""
     return Compared(groups, before, after, eps, estimated_criticality(before, after, eps))
 
 

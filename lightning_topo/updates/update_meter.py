@@ -38,7 +38,7 @@ class UpdateMeter:
         size: Largest number of neurons compared in a group, None for all.
         sharded: Whether the parameters are sharded over processes; all of them have to measure then.
         compares: Whether this process compares what was read.
-        estimates: Whether an estimate of κ alone will do, which costs a tenth.
+        estimates: Whether an estimate of κ alone will do, which costs less than half.
         watches: Whether to watch how far the parameters move, for ``predicted``.
 
     Attributes:
@@ -145,43 +145,38 @@ class UpdateMeter:
         drawn = {id(one): one.after() for one, _ in taken if isinstance(one, DrawnSample)}
         if not self._compares:
             return None
-        if self._estimates:
-            compared = self._estimated(taken, drawn)
-        else:
-            compared = [self._compare(one, before, drawn.get(id(one))) for one, before in taken]
+        updates = self._updates()
+        compared = [self._compare(one, before, drawn.get(id(one)), updates) for one, before in taken]
         self._learn(compared)
         return Measurement(compared)
 
-    def _compare(self, one: MeasuredSet, before: Tensor | None, after: Tensor | None) -> Compared:
+    def _updates(self) -> Sequence[Tensor] | None:
+        """The displacement of each parameter, where an estimate chooses neurons by it."""
+        if not self._estimates or self._before is None or self._size is None:
+            return None
+        if all(one.shape[0] <= self._size for one in self._placement.alike):
+            return None
+        return torch._foreach_sub(self._before.parameters, self._before.copies)
+
+    def _compare(
+        self, one: MeasuredSet, before: Tensor | None, after: Tensor | None, updates: Sequence[Tensor] | None
+    ) -> Compared:
+        """The constants of a set, or an estimate of κ among its neurons that were displaced farthest about the mean."""
+        size = self._size
         if isinstance(one, DrawnSample):
             assert before is not None
             assert after is not None
             one.remember(before, after)
-            return compare(one.groups, before[None], after[None], None, one.eps)
-        assert self._before is not None
-        clouds = one.clouds(self._before.copies), one.clouds(self._placement.parameters)
-        return compare(one.groups, *clouds, self._size, one.eps)
-
-    def _estimated(
-        self, taken: Sequence[tuple[MeasuredSet, Tensor | None]], drawn: Mapping[int, Tensor]
-    ) -> list[Compared]:
-        """κ among the neurons of each group with the longest displacements about the mean of all."""
-        compared = []
-        updates: Sequence[Tensor] = ()
-        for one, before in taken:
-            if isinstance(one, DrawnSample):
-                assert before is not None
-                clouds = before[None], drawn[id(one)][None]
-                one.remember(before, drawn[id(one)])
-            else:
-                assert self._before is not None
-                rows = None
-                if self._size is not None and self._size < one.shape[0]:
-                    updates = updates or torch._foreach_sub(self._before.parameters, self._before.copies)
-                    rows = one.lengths_about_mean(updates).topk(self._size).indices
-                clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
-            compared.append(estimate(one.groups, *clouds, one.eps))
-        return compared
+            clouds, size = (before[None], after[None]), None
+        else:
+            assert self._before is not None
+            rows = None
+            if updates is not None and size is not None and size < one.shape[0]:
+                rows = one.lengths_about_mean(updates).topk(size).indices
+            clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
+        if self._estimates:
+            return estimate(one.groups, *clouds, one.eps)
+        return compare(one.groups, *clouds, size, one.eps)
 
     def _learn(self, compared: Sequence[Compared]) -> None:
         """Let the watch know what the groups that are kept as a whole did."""
