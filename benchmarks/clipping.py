@@ -112,6 +112,7 @@ def small() -> dict[str, Small]:
     found: dict[str, Small] = {}
     for name, task in small_tasks.all_tasks().items():
         network = name.split("/")[0]
+        network = "digits-conv" if network == "conv" else network  # of the real tasks one is called conv
         for optimizer, make in small_tasks.OPTIMIZERS.items():
             known = small_tasks.Task(name, task.build, task.data, task.loss, make, task.batch_size)
             found.setdefault(f"{network}/{optimizer}", Small(known, f"{network}/{optimizer}"))
@@ -234,7 +235,7 @@ def run(store: Store, case: Case) -> None:
     start, _ = validate(case.task, case.task.model(case.seed))
     began = time.process_time()
     loss, extra = case.outcome(lr)
-    store.add(Run(key, loss, start, STEPS, time.process_time() - began, extra))
+    store.add(Run(key, loss, start, STEPS, time.process_time() - began, {**extra, "lr": float(f"{lr:.6g}")}))
     print(case.task.name, case.seed, case.method, case.at, f"{loss:.4f}", extra, flush=True)
 
 
