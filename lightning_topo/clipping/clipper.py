@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping.followed_bound import FollowedBound
+from lightning_topo.clipping.level import common_level
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
 from lightning_topo.updates.bound_watch import differences
@@ -22,8 +23,10 @@ from lightning_topo.updates.optimizer_state import OptimizerMemory
 MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
-# κ is exact from this share of the bound on.
+# G groups of which each is below b/√G keep the bound b; a group is evaluated from this share of its part b/√G on,
 _EXACT_FROM = 0.99
+# and where that leaves it open, from this share on: so much is counted for each group below, 0.5% of the bound for all.
+_COUNTED = 0.1
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
 
@@ -133,7 +136,12 @@ class StepClipper:
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
-        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.bound)
+        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self._part)
+
+    @property
+    def _part(self) -> float:
+        """What each group may have where all have the same."""
+        return self.bound / math.sqrt(len(self._clouds))
 
     @torch.no_grad()
     def before(self) -> None:
@@ -141,7 +149,7 @@ class StepClipper:
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
         self.bound = self.rates.share() * self.max_criticality
-        self._bounds.bound = _EXACT_FROM * self.bound
+        self._bounds.bound = _EXACT_FROM * self._part
         self._bounds.begin(self._moved)
 
     @torch.no_grad()
@@ -156,7 +164,9 @@ class StepClipper:
             Whether something was scaled back.
         """
         self._displace()
-        first = kappas = self._criticalities(exact)
+        kappas = self._criticalities(exact)
+        exact = exact and not self.diverged and math.inf not in kappas
+        first = self._looked_at(kappas) if exact else kappas
         factors = [1.0] * len(self._parameters)
         attempts = 0
         allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
@@ -177,8 +187,8 @@ class StepClipper:
         self.updates += 1
         self.clipped_updates += attempts > 0
         scales = [min(factors[slot] for slot in slots) for slots in self._slots_of]
-        if exact and attempts and math.inf not in first:
-            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas)))
+        if exact:
+            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas))) if attempts else first
         self.last = tuple(
             GroupUpdate(group.name, before, after, scale)
             for group, before, after, scale in zip(self._clouds, first, kappas, scales, strict=True)
@@ -191,7 +201,7 @@ class StepClipper:
         differences(self._moved, self._parameters, self._kept.copies)
 
     def _criticalities(self, exact: bool) -> list[float]:
-        """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
+        """κ of each group, ``nan`` where it is certainly small enough; all ``inf`` when something is not finite."""
         norms = _read(self._bounds.norms(self._moved))
         self._norms = norms[-len(self._parameters) :]
         self.diverged = False
@@ -205,7 +215,13 @@ class StepClipper:
                 return [math.nan] * len(self._clouds)
         reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
         kappas = self._bounds.criticalities(reach)
-        return self._looked_at(kappas) if exact else kappas
+        below = [_EXACT_FROM * self._part * (one if _COUNTED < one < 1 else 1.0) for one in reach]
+        if math.hypot(*(b if math.isnan(k) else k for k, b in zip(kappas, below, strict=True))) <= self.bound:
+            return kappas
+        others = self._bounds.criticalities(
+            [math.inf if math.isnan(kappa) else 0.0 for kappa in kappas], _COUNTED * self._part
+        )
+        return [other if math.isnan(kappa) else kappa for kappa, other in zip(kappas, others, strict=True)]
 
     def _largest(self) -> list[float]:
         """Of each displacement, whose norm may be beyond the largest number."""
@@ -222,25 +238,30 @@ class StepClipper:
         """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
         With δ what rounding made of the scaled update, κ is at most the factor that the group allows times κ, and
-        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the bound, κ is measured again.
+        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the group's part of the bound, κ is
+        measured again.
         """
         whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
         if not any(whole):
             return [0.0] * len(whole)
         rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
-        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.bound)
+        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self._part)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
-        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
-        below = _EXACT_FROM * self.bound
+        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again], _COUNTED * self._part)
         return [
-            (below if math.isnan(new) else new) if needed else factor * kappa if moves else 0.0
+            new if needed else factor * kappa if moves else 0.0
             for new, needed, moves, factor, kappa in zip(measured, again, whole, allowed, kappas, strict=True)
         ]
 
     def _allowed(self, kappas: Sequence[float], attempts: int) -> list[float]:
         """By which factor the update of each group has to be scaled."""
-        aim = AIM * self.bound if attempts < _ATTEMPTS else 0.0
-        return [aim / kappa if kappa > self.bound else 1.0 for kappa in kappas]
+        counted = [_COUNTED * self._part if math.isnan(kappa) else kappa for kappa in kappas]
+        if common_level(counted, self.bound) == math.inf:
+            return [1.0] * len(counted)
+        if attempts >= _ATTEMPTS:
+            return [0.0 if kappa > self._part else 1.0 for kappa in counted]
+        level = common_level(counted, AIM * self.bound)
+        return [level / kappa if kappa > level else 1.0 for kappa in counted]
 
     def _factors(self, allowed: Sequence[float]) -> list[float]:
         """The smallest factor of the groups of each parameter."""
