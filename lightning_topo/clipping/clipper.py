@@ -37,7 +37,7 @@ class GroupUpdate:
 
     Attributes:
         group: Name of the neuron group.
-        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
+        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly small enough and not
             evaluated, ``inf`` where a parameter became NaN or infinite. Where ``exact`` was asked for, large groups far
             below the bound have κ of the neurons that moved most.
         criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
@@ -55,16 +55,18 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between ``before`` and ``after`` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
-    factor f_g, and a parameter p becomes, with the smallest factor of the groups G(p) that it is a member of,
+    Between ``before`` and ``after`` the optimizer steps from θ to θ'. Where the root of the sum of squares of the
+    groups' criticalities κ_g is above the bound b_t, a parameter p becomes, with the smallest factor of the groups G(p)
+    that it is a member of,
 
     $$
     \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
-    f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
+    f_g = \min\left(1,\ \frac{c}{\kappa_g}\right), \qquad \sqrt{\textstyle\sum_g \min(\kappa_g, c)^2} = b_t
     $$
 
-    so that no group's criticality is above b, for each part of |u_i - u_j|² has shrunk by f_g² at least. Parameters in
-    no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full learning rate
+    so that each group keeps its part: each part of |u_i - u_j|² has shrunk by f_g² at least. Many layers that each
+    move a little move the network as far as one that moves much, and the rate control counts them so too. Parameters
+    in no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full rate
     and goes down with it (``FollowedBound``). Where the rounding of the parameters could lift κ above the bound,
     it is measured again, and the update scaled further if it did. The optimizer's running means of gradients (momentum,
     Adam's first moment) are scaled like the parameter's update: they would go on asking for the rest; those of
@@ -80,7 +82,7 @@ class StepClipper:
         optimizer: The optimizer; it may hold any of the model's parameters, and be given more of them later.
         model: Module that holds the groups' parameters, whole on this process.
         groups: Neuron groups; those of which the optimizer holds nothing are left out.
-        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1].
+        max_criticality: Largest root of the sum of squares of κ at the optimizer's full learning rate, in (0, 1].
         agree: What the processes of a run make of their factors, so that all use the same; default: each its own.
 
     Attributes:
@@ -165,8 +167,8 @@ class StepClipper:
         """
         self._displace()
         kappas = self._criticalities(exact)
-        exact = exact and not self.diverged and math.inf not in kappas
-        first = self._looked_at(kappas) if exact else kappas
+        looks = exact and not self.diverged and math.inf not in kappas
+        first = self._looked_at(kappas) if looks else kappas
         factors = [1.0] * len(self._parameters)
         attempts = 0
         allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
@@ -187,7 +189,7 @@ class StepClipper:
         self.updates += 1
         self.clipped_updates += attempts > 0
         scales = [min(factors[slot] for slot in slots) for slots in self._slots_of]
-        if exact:
+        if looks:
             kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas))) if attempts else first
         self.last = tuple(
             GroupUpdate(group.name, before, after, scale)
