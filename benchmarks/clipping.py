@@ -3,6 +3,7 @@
     python benchmarks/clipping.py real small          # runs that are missing, most informative first
     python benchmarks/clipping.py forms               # other bounds, and other ways to treat the optimizer's memory
     python benchmarks/clipping.py real --task "conv/*" --seeds 1 2 --at 16 suggestion
+    python benchmarks/clipping.py forms --method "*by itself" --task "*/*" --at 4 16 --seeds 0 1 2
     python benchmarks/clipping.py teachers            # the two regressions, with a bound by the loss as well
     python benchmarks/clipping.py cost                # time of a step in which nothing is clipped
     python benchmarks/clipping.py page                # docs/evidence/clipping.md from what is there
@@ -252,7 +253,7 @@ def measure_cost(store: Store) -> None:
 def cases(what: str, options: argparse.Namespace) -> Iterator[Case]:
     everything: dict[str, Any] = small() | real() if what == "forms" else real() if what == "real" else small()
     methods = FORMS if what == "forms" else ("plain", WITH_LOSS) if what == "teachers" else (*RIVALS, WITH_LOSS)
-    among = FORM_TASKS if what == "forms" else TEACHERS if what == "teachers" else ("*",)
+    among = FORM_TASKS if what == "forms" and options.task == ["*"] else TEACHERS if what == "teachers" else ("*",)
     rates = options.at or (FORM_RATES if what in ("forms", "teachers") else RATES)
     for schedule in options.schedule:
         for seed in options.seeds:
