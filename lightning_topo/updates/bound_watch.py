@@ -260,10 +260,11 @@ class BoundWatch:
         """
         bound = self.bound if bound is None else bound
         parts, first = list[Sequence[float]](), 0
-        for number, alike in enumerate(self.sets):
+        for alike in self.sets:
             part = reach[first : first + len(alike.groups)]
             first += len(alike.groups)
-            parts.append(self._with_new_distances(number, alike, part))
+            parts.append(part)
+        self._take_new_distances(parts)
         near = [alike for alike, part in zip(self.sets, parts, strict=True) if any(not value < 1 for value in part)]
         rows = self._rows([alike for alike in near if always_exact(*alike.shape, alike.device)])
         kappas = list[float]()
@@ -271,14 +272,18 @@ class BoundWatch:
             kappas += self._of_set(alike, part, bound, enough, rows.get(alike))
         return kappas
 
-    def _with_new_distances(self, number: int, alike: AlikeGroups, reach: Sequence[float]) -> Sequence[float]:
-        """How near an update may come, from distances that are taken anew where that helps."""
-        if any(not value < 1 for value in reach) and number in self._lengths:
-            alone = self._reaches(number, 0.0).tolist()
-            if any(1 <= value < math.inf and a < _WORTH_NEW_DISTANCES for value, a in zip(reach, alone, strict=True)):
-                self._references[number] = self._distances(alike, self._references[number])
-                return self._reaches(number, 0.0).tolist()
-        return reach
+    def _take_new_distances(self, reaches_of: list[Sequence[float]]) -> None:
+        """Take the distances of sets anew where that helps, and put how near their updates may come in place."""
+        near = [n for n, part in enumerate(reaches_of) if n in self._lengths and any(not value < 1 for value in part)]
+        if not near:
+            return
+        alone = torch.cat([self._reaches(number, 0.0).to(self._lengths[near[0]].device) for number in near])
+        values = iter(alone.tolist())
+        for number in near:
+            pairs = [(value, next(values)) for value in reaches_of[number]]
+            if any(1 <= value < math.inf and one < _WORTH_NEW_DISTANCES for value, one in pairs):
+                self._references[number] = self._distances(self.sets[number], self._references[number])
+                reaches_of[number] = self._reaches(number, 0.0).tolist()
 
     def _rows(self, sets: Sequence[AlikeGroups]) -> dict[AlikeGroups, list[list[float]]]:
         """What ``update_criticality`` finds of the sets that a GPU evaluates together, read at once."""

@@ -19,7 +19,7 @@ _MOST_MEMORY = 1 / 64
 # Clouds' worth of memory that a comparison takes, as measured: 9 to 15.
 _COPIES = 12
 # Sets are worked on side by side, for their operations are too small to fill the device.
-_LANES = 4
+_LANES = 8
 
 Results = tuple[Tensor, ...]
 
@@ -38,10 +38,11 @@ class Recordings:
             return
         places = [memory_addresses(some) for some in tensors]
         settings = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-        if any(some and not place for some, place in zip(tensors, places, strict=True)):
-            self._of, self._place = {}, None
-        elif self._place != (places, settings):
-            self._of, self._place = {}, (places, settings)
+        unknown = any(some and not place for some, place in zip(tensors, places, strict=True))
+        place = None if unknown else (places, settings)
+        if place != self._place:
+            # A pool that no recording uses any more cannot be used again.
+            self._of, self._pools, self._place = {}, {}, place
 
     def results(
         self, sets: Sequence[AlikeGroups], work: Callable[[AlikeGroups], Results]

@@ -38,7 +38,7 @@ def run(bound, optimizer, steps=15):
 @pytest.mark.parametrize("bound", [0.02, 0.2, 1.0])
 @pytest.mark.parametrize(
     "optimizer",
-    [lambda p: torch.optim.SGD(p, lr=2e-3, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=2e-3)],
+    [lambda p: torch.optim.SGD(p, lr=2e-3, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=2e-2)],
     ids=["momentum", "adamw"],
 )
 def test_recorded_clipping_is_the_same_bit_for_bit(bound, optimizer, monkeypatch):

@@ -88,7 +88,7 @@ def test_recorded_measurements_are_the_same_bit_for_bit(estimates, monkeypatch):
                     parameter.add_(torch.randn(parameter.shape, generator=generator, device="cuda"), alpha=0.01)
             measurements.append(meter.after())
             replayed = [one._graph is not None for one in meter._recordings._of.values()]
-            assert replayed == [update not in (0, 4, 8)] * recorded
+            assert (update, replayed) == (update, [update not in (0, 4, 8)] * recorded)
         torch.set_float32_matmul_precision("highest")
         rows = [list(measurement.rows()) for measurement in measurements]
         constants = [] if estimates else [measurement.constants() for measurement in measurements]
