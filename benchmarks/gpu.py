@@ -17,7 +17,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,8 @@ def timed(setting: Setting, small: bool, seconds: float, callbacks: list[Any]) -
     return timer
 
 
-def steps(name: str, setting: Setting, small: bool, seconds: float, guards: list[str]) -> list[dict[str, Any]]:
+def steps(name: str, setting: Setting, small: bool, seconds: float, guards: list[str]) -> Iterator[dict[str, Any]]:
     """The time of a step with each callback over that of the plain runs before and after it."""
-    rows: list[dict[str, Any]] = []
     timed(setting, small, seconds / 2, [])
     plain = timed(setting, small, seconds, []).milliseconds
     for guard in guards:
@@ -112,14 +111,11 @@ def steps(name: str, setting: Setting, small: bool, seconds: float, guards: list
         del callbacks
         gc.collect()
         before, plain = plain, timed(setting, small, seconds, []).milliseconds
-        rows.append(row | {"plain": [before, plain], "ratio": 2 * timer.milliseconds / (before + plain)})
-        print(name, guard, {k: v for k, v in rows[-1].items() if k not in ("network", "guard")}, flush=True)
-    return rows
+        yield row | {"plain": [before, plain], "ratio": 2 * timer.milliseconds / (before + plain)}
 
 
-def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> list[dict[str, Any]]:
+def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> Iterator[dict[str, Any]]:
     """The time of measuring one update of all groups: until it is queued, and until it is done."""
-    rows = []
     pl.seed_everything(SEED, verbose=False)
     model = Module(setting, small).to(DEVICE)
     batch = next(iter(batches(setting, small, DEVICE)))
@@ -144,17 +140,13 @@ def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> 
             list(found.rows())
             queued.append(1e3 * (middle - began + end - after))
             done.append(1e3 * (time.perf_counter() - after))
-        rows.append(
-            {
-                "network": name, "what": what, "groups": len(groups), "sets": len(meter.sets),
-                "queued": statistics.median(queued[3:]), "done": statistics.median(done[3:]),
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "network": name, "what": what, "groups": len(groups), "sets": len(meter.sets),
+            "queued": statistics.median(queued[3:]), "done": statistics.median(done[3:]),
+        }  # fmt: skip
 
 
-def search(name: str, setting: Setting, small: bool, steps: int) -> list[dict[str, Any]]:
+def search(name: str, setting: Setting, small: bool, steps: int) -> Iterator[dict[str, Any]]:
     """η* and the suggestion, and the time of the search beside Lightning's."""
     pl.seed_everything(SEED, verbose=False)
     module, began = Module(setting, small, steps=steps), time.perf_counter()
@@ -163,13 +155,11 @@ def search(name: str, setting: Setting, small: bool, steps: int) -> list[dict[st
     pl.seed_everything(SEED, verbose=False)
     module, began = Module(setting, small), time.perf_counter()
     theirs = Tuner(trainer(steps)).lr_find(module, batches(setting, small, DEVICE, seed=3), update_attr=False)
-    row = {
+    yield {
         "network": name, "critical_lr": found.critical_lr, "suggestion": found.suggestion(), "status": found.status,
         "steps": found.total_steps, "seconds": ours, "theirs": theirs.suggestion() if theirs else None,
         "their_seconds": time.perf_counter() - began,
     }  # fmt: skip
-    print(row, flush=True)
-    return [row]
 
 
 RATES = {
@@ -179,24 +169,34 @@ RATES = {
 }
 
 
-def control(name: str, setting: Setting, small: bool, steps: int) -> list[dict[str, Any]]:
+class Rates(pl.Callback):
+    """Remembers the rates that a control uses, a hundredth of them."""
+
+    def __init__(self, control: Any) -> None:
+        self.control, self.rates = control, list[float]()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step % max(1, trainer.max_steps // 100) == 0:
+            self.rates += self.control.learning_rates.values()
+
+
+def control(name: str, setting: Setting, small: bool, steps: int) -> Iterator[dict[str, Any]]:
     """Validation loss at the end of a run under rate control, and at five rates."""
-    rows = []
     runs: list[tuple[str, float | None]] = [("rate control", None), *((f"{lr:g}", lr) for lr in RATES[name])]
     for what, lr in runs:
         pl.seed_everything(SEED, verbose=False)
         callback = lt.TopologicalRateControl() if lr is None else None
         module, began = Module(setting, small, lr, steps), time.perf_counter()
-        trainer(steps, [] if callback is None else [callback]).fit(module, batches(setting, small, DEVICE, seed=7))
+        used = Rates(callback)
+        trainer(steps, [] if callback is None else [callback, used]).fit(
+            module, batches(setting, small, DEVICE, seed=7)
+        )
         wait()
         seconds = time.perf_counter() - began
         loss = validation_loss(module, small, DEVICE)
-        rows.append({"network": name, "run": what, "steps": steps, "loss": loss, "seconds": seconds})
-        if callback is not None:
-            rows[-1]["rates"] = [c.range for _, c in callback._controlled]
-        print(rows[-1], flush=True)
+        row = {"network": name, "run": what, "steps": steps, "loss": loss, "seconds": seconds}
+        yield row | ({} if callback is None else {"rates": used.rates})
         gc.collect()
-    return rows
 
 
 def main() -> None:
@@ -210,17 +210,19 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     quiet()
-    parts: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+    parts: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
         "measurement": lambda name: measurement(name, SETTINGS[name], options.small),
         "steps": lambda name: steps(name, SETTINGS[name], options.small, options.seconds, options.guards),
         "search": lambda name: search(name, SETTINGS[name], options.small, options.steps),
         "control": lambda name: control(name, SETTINGS[name], options.small, options.steps),
     }
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
     for part in options.parts:
         for name in options.networks:
-            rows = parts[part](name)
-            with options.out.open("a") as file:
-                file.writelines(json.dumps({"part": part, **row}) + "\n" for row in rows)
+            for row in parts[part](name):
+                print(row, flush=True)
+                with options.out.open("a") as file:
+                    file.write(json.dumps({"part": part, "device": device, "torch": torch.__version__, **row}) + "\n")
 
 
 if __name__ == "__main__":
