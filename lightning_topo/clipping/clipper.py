@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from lightning_topo.clipping.followed_bound import FollowedBound
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
-from lightning_topo.updates.bound_watch import differences
 from lightning_topo.updates.optimizer_state import OptimizerMemory
+from lightning_topo.updates.reach import differences
 
 # The share of η* that the rate control trains at (``control.SHARE``); the finder's suggestion, a quarter of η*, is
 # seldom above it after the first updates. On three networks at η*/4 and η*/2 at most one update in a hundred was scaled
@@ -141,8 +141,8 @@ class StepClipper:
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
         self.bound = self.rates.share() * self.max_criticality
-        self._bounds.bound = _EXACT_FROM * self.bound
-        self._bounds.begin(self._moved)
+        self._bounds.reach.bound = _EXACT_FROM * self.bound
+        self._bounds.reach.begin(self._moved)
 
     @torch.no_grad()
     def after(self, exact: bool = False, largest_share: float = 1.0) -> bool:
@@ -192,18 +192,18 @@ class StepClipper:
 
     def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
-        norms = _read(self._bounds.norms(self._moved))
+        norms = _read(self._bounds.reach.norms(self._moved))
         self._norms = norms[-len(self._parameters) :]
         self.diverged = False
         if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        certain = self._bounds.certain(norms)
+        certain = self._bounds.reach.certain(norms)
         if not exact:
-            certain = self._bounds.look(self._moved, certain)
+            certain = self._bounds.reach.look(self._moved, certain)
             if all(certain):
                 return [math.nan] * len(self._clouds)
-        reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
+        reach = self._bounds.reach.of_groups(self._moved, None if exact else certain).tolist()
         kappas = self._bounds.criticalities(reach)
         return self._looked_at(kappas) if exact else kappas
 
@@ -229,7 +229,7 @@ class StepClipper:
             return [0.0] * len(whole)
         torch._foreach_mul_(unscaled, list(factors))
         torch._foreach_sub_(unscaled, self._moved)
-        small = self._bounds.certainly_below(unscaled, 0.9 * (1 - AIM) * self.bound)
+        small = self._bounds.reach.certainly_below(unscaled, 0.9 * (1 - AIM) * self.bound)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
         measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
         below = _EXACT_FROM * self.bound

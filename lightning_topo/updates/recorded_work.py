@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_topo._user_warning import warn_user
 from lightning_topo.updates.parameter_places import memory_addresses
 from lightning_topo.updates.placement import AlikeGroups
 
@@ -75,8 +76,9 @@ def _room(device: torch.device) -> float:
 
 def _fits(one: AlikeGroups) -> bool:
     """Whether all lies on one device, and takes little of its memory."""
-    if os.environ.get("CUDA_LAUNCH_BLOCKING", "0") == "1" or any(part.device != one.device for part, _ in one.parts):
-        return False
+    blocking = os.environ.get("CUDA_LAUNCH_BLOCKING", "0") == "1"
+    if blocking or torch.version.hip is not None or any(part.device != one.device for part, _ in one.parts):
+        return False  # on ROCm it was never tried
     return _bytes(one) <= _room(one.device)
 
 
@@ -91,7 +93,8 @@ class RecordedWork:
     """Some hundred operations as one CUDA graph: what takes milliseconds to queue one by one takes microseconds then.
 
     The first call does the work as it is, for that loads the kernels; the second records it. Nothing waits for the
-    device, and the results are the same, bit for bit. Where recording fails, the work is done as it is from then on.
+    device, and the results are the same, bit for bit. Where recording fails, a warning says so, and the work is done as
+    it is from then on.
 
     The work must be of operations on the device alone, with nothing read back, whose shapes do not depend on values.
     It may read tensors that stay where they are, and nothing else that changes; when they are moved, make another one.
@@ -148,9 +151,13 @@ class RecordedWork:
                 finally:
                     graph.capture_end()
             self._graph, self._results = graph, results
-        except RuntimeError:  # out of memory, too
+        except RuntimeError as error:  # out of memory, too
             self._failed = True
             generator.graphsafe_set_state(state)  # a recording that broke off would leave it in no state to be used
+            warn_user(
+                f"Measuring an update could not be recorded as a CUDA graph ({str(error).splitlines()[0]}): it goes on "
+                "operation by operation, with the same results, and takes more of the host's time."
+            )
         current.wait_stream(first)
 
 

@@ -44,7 +44,7 @@ def run(bound, optimizer, steps=15):
 def test_recorded_clipping_is_the_same_bit_for_bit(bound, optimizer, monkeypatch):
     weights, clipper, largest = run(bound, optimizer)
     assert largest <= 1 + 1e-6
-    assert any(one._graph is not None for one in clipper._bounds._looks._of.values())
+    assert any(one._graph is not None for one in clipper._bounds.reach._looks._of.values())
     monkeypatch.setattr(recorded_work, "_fits", lambda one: False)
     plain, other, _ = run(bound, optimizer)
     assert other.clipped_updates == clipper.clipped_updates
