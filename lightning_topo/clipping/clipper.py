@@ -14,8 +14,8 @@ from lightning_topo.clipping.followed_bound import FollowedBound
 from lightning_topo.clipping.level import common_level
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
-from lightning_topo.updates.bound_watch import differences
 from lightning_topo.updates.optimizer_state import OptimizerMemory
+from lightning_topo.updates.reach import differences
 
 # The share of η* that the rate control trains at (``control.SHARE``); the finder's suggestion, a quarter of η*, is
 # seldom above it after the first updates. On three networks at η*/4 and η*/2 at most one update in a hundred was scaled
@@ -23,9 +23,10 @@ from lightning_topo.updates.optimizer_state import OptimizerMemory
 MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
-# G groups of which each is below b/√G keep the bound b; a group is evaluated from this share of its part b/√G on,
+# G groups that are each below their part b/√G keep the bound b: κ is exact from this share of the part on.
 _EXACT_FROM = 0.99
-# and where that leaves it open, from this share on: so much is counted for each group below, 0.5% of the bound for all.
+# Where others are above their part, κ is exact from this share on. For each group below, this share is counted, which
+# all together is at most a hundredth of b².
 _COUNTED = 0.1
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
@@ -151,8 +152,8 @@ class StepClipper:
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
         self.bound = self.rates.share() * self.max_criticality
-        self._bounds.bound = _EXACT_FROM * self._part
-        self._bounds.begin(self._moved)
+        self._bounds.reach.bound = _EXACT_FROM * self._part
+        self._bounds.reach.begin(self._moved)
 
     @torch.no_grad()
     def after(self, exact: bool = False, largest_share: float = 1.0) -> bool:
@@ -173,7 +174,7 @@ class StepClipper:
         attempts = 0
         allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
         while min(allowed) < 1:
-            unscaled = [moved.clone() for moved in self._moved]
+            unscaled = copies_of(self._moved)
             latest = self._factors(allowed)
             self._scale_back(latest)
             factors = [factor * one for factor, one in zip(factors, latest, strict=True)]
@@ -204,25 +205,28 @@ class StepClipper:
 
     def _criticalities(self, exact: bool) -> list[float]:
         """κ of each group, ``nan`` where it is certainly small enough; all ``inf`` when something is not finite."""
-        norms = _read(self._bounds.norms(self._moved))
+        norms = _read(self._bounds.reach.norms(self._moved))
         self._norms = norms[-len(self._parameters) :]
         self.diverged = False
         if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        certain = self._bounds.certain(norms)
+        certain = self._bounds.reach.certain(norms)
         if not exact:
-            certain = self._bounds.look(self._moved, certain)
+            certain = self._bounds.reach.look(self._moved, certain)
             if all(certain):
                 return [math.nan] * len(self._clouds)
-        reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
+        reach = self._bounds.reach.of_groups(self._moved, None if exact else certain).tolist()
         kappas = self._bounds.criticalities(reach)
-        below = [_EXACT_FROM * self._part * (one if _COUNTED < one < 1 else 1.0) for one in reach]
-        if math.hypot(*(b if math.isnan(k) else k for k, b in zip(kappas, below, strict=True))) <= self.bound:
+        # Sets that needed no look have a reach of 0, and may be anywhere below their part.
+        reach = [one if 0 < one < 1 else 1.0 for one in reach]
+        at_most = [
+            self._part * max(one, _COUNTED) if math.isnan(k) else k for k, one in zip(kappas, reach, strict=True)
+        ]
+        if math.hypot(*at_most) <= self.bound:
             return kappas
-        others = self._bounds.criticalities(
-            [math.inf if math.isnan(kappa) else 0.0 for kappa in kappas], _COUNTED * self._part
-        )
+        unknown = [math.isnan(kappa) and one >= _COUNTED for kappa, one in zip(kappas, reach, strict=True)]
+        others = self._bounds.criticalities([math.inf if one else 0.0 for one in unknown], _COUNTED * self._part)
         return [other if math.isnan(kappa) else kappa for kappa, other in zip(kappas, others, strict=True)]
 
     def _largest(self) -> list[float]:
@@ -235,7 +239,7 @@ class StepClipper:
         return [one if math.isnan(kappa) else max(kappa, one) for kappa, one in zip(kappas, seen, strict=True)]
 
     def _scaled(
-        self, unscaled: Sequence[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
+        self, unscaled: list[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
     ) -> list[float]:
         """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
@@ -246,8 +250,9 @@ class StepClipper:
         whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
         if not any(whole):
             return [0.0] * len(whole)
-        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
-        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self._part)
+        torch._foreach_mul_(unscaled, list(factors))
+        torch._foreach_sub_(unscaled, self._moved)
+        small = self._bounds.reach.certainly_below(unscaled, 0.9 * (1 - AIM) * self._part)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
         measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again], _COUNTED * self._part)
         return [
@@ -282,11 +287,18 @@ class StepClipper:
         return [largest_share / share * factor for factor in allowed] if share > largest_share else allowed
 
     def _scale_back(self, factors: Sequence[float]) -> None:
-        for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
-            if factor == 0:
-                parameter.copy_(kept)  # the update may be infinite
-            elif factor < 1:
-                parameter.copy_(torch.lerp(kept, parameter, factor))
+        for factor in {factor for factor in factors if factor < 1}:
+            slots = [slot for slot, one in enumerate(factors) if one == factor]
+            kept, moved = ([some[slot] for slot in slots] for some in (self._kept.copies, self._parameters))
+            # Where the factor is 0 the update may be infinite.
+            torch._foreach_copy_(moved, torch._foreach_lerp(kept, moved, factor) if factor > 0 else kept)
+
+
+def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors, made in one operation."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 def _read(numbers: Sequence[Tensor]) -> list[float]:
