@@ -103,7 +103,7 @@ class TopologicalStepClipping(ReleasingCallback):
     Args:
         max_criticality: Largest root of the sum of squares of the groups' κ at the optimizer's full learning rate, in
             (0, 1]; default the share of the critical learning rate that ``TopologicalRateControl`` trains at. The
-            finder's suggestion is seldom above it after the first updates.
+            finder's suggestion is seldom above it.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
         max_loss_step: Largest rate of an update over the critical learning rate of the loss, above 0; None: no bound by
             the loss. For gradient descent on a quadratic loss an update of 1 gains nothing, one of 1/2 gains the most.
