@@ -47,7 +47,10 @@ class Setting:
 
 
 SETTINGS = {
-    "mlp": Setting("MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128, (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)),
+    "mlp": Setting(
+        "MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128,
+        (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    ),
     "resnet": Setting(
         "ResNet-18, momentum", resnet18, lambda: resnet18(8),
         lambda params, lr: SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4), 0.05, 256,
