@@ -34,7 +34,8 @@ Wall time in milliseconds, and over the plain runs before and after it. *Measure
 {steps}
 These runs are of one or two seconds, in which a monitor at its defaults hardly measures, for finding the groups counts
 as overhead. The idle monitors' time has SharpnessMonitor's first two measurements in it. A step that may have to be
-clipped waits for the device once or twice, which a run that queues ahead feels.
+clipped waits for the device once or twice, which a run that queues ahead feels. Step clipping bounded each group by
+itself when this was measured; bounding all together, it has to look more often.
 
 ## Rate control beside a sweep
 
