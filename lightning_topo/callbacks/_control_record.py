@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ def control_metrics(records: Sequence[ControlRecord]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in records:
         values = {"learning_rate": record.learning_rate, "critical_lr": record.critical_lr}
+        values |= {f"log10_{name}": math.log10(value) for name, value in values.items() if value > 0}
         values["share"] = record.learning_rate / record.critical_lr
         for name, value in values.items():
             one = optimizer_name(record.optimizer)

@@ -129,9 +129,10 @@ _CONTROL = {
     "learning_rate": "rate of the update, of the parameter group with the largest full rate",
     "critical_lr": "critical learning rate η* as it was measured last",
     "share": "learning_rate / critical_lr",
+    "log10_learning_rate": "its logarithm: TensorBoard's page of custom scalars has no logarithmic scale",
+    "log10_critical_lr": "the same of critical_lr",
 }
-_RATES = ("learning_rate", "critical_lr")
-CONTROL = LogKeys("control", overall=_CONTROL, group=_CONTROL, logarithms=_RATES, group_logarithms=_RATES)
+CONTROL = LogKeys("control", overall=_CONTROL, group=_CONTROL)
 LR_FIND = LogKeys(
     "lr_find",
     overall={
@@ -147,5 +148,5 @@ LR_FIND = LogKeys(
 def has_logarithm(key: str) -> bool:
     """Whether TensorBoard gets the base-10 logarithm of a figure, too."""
     prefix, *group, name = key.split("/")
-    keys = next((keys for keys in (BILIPSCHITZ, SHARPNESS, CONTROL) if keys.prefix == prefix), LogKeys(prefix))
-    return name in (keys.group_logarithms if group else keys.logarithms)
+    declared = {keys.prefix: keys.group_logarithms if group else keys.logarithms for keys in (BILIPSCHITZ, SHARPNESS)}
+    return name in declared.get(prefix, ())
