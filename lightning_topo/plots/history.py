@@ -50,9 +50,10 @@ def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool 
     """
     ax = notebook_axes(show) if ax is None else ax
     ax.set_yscale("log")
-    draw_courses(ax, courses_of(records, lambda record: record.criticality or math.nan))
-    low, high = ax.get_ylim() if ax.lines else (0.1, 1.0)
+    courses = courses_of(records, lambda record: record.criticality or math.nan)
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
+    draw_courses(ax, courses)  # whose ticks are those of the whole axis, the dashed line included
+    low, high = ax.get_ylim() if courses else (0.1, 1.0)
     ax.set(ylim=(low, max(high, 1.5)), ylabel="criticality κ", title="κ of each update")
     show_if(show)
     return ax

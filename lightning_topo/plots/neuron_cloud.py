@@ -177,5 +177,6 @@ def _scatter(ax: Axes, points: Tensor, plane: tuple[Tensor, Tensor] | None, colo
     width, height = np.ptp(x), np.ptp(y)
     if max(width, height) <= _MAX_ASPECT * min(width, height):
         ax.set_aspect("equal", adjustable="datalim")
+    ax.locator_params(nbins=5)  # also with the large letters of a card
     ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.spines[["top", "right"]].set_visible(False)
