@@ -41,8 +41,8 @@ def advice(findings: Findings) -> str:
         return _of_broken(findings, worst)
     if findings.measured < _FEW:
         return (
-            f"Too few updates were measured to judge the learning rate by, {findings.measured} of {findings.made:,}: train "
-            "longer, or pass max_overhead=None to measure every update."
+            f"Too few updates were measured to judge the learning rate by, {findings.measured} of {findings.made:,}: "
+            "train longer, or pass max_overhead=None to measure every update."
         )
     return _of_intact(findings, worst)
 
