@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _FEW_POINTS = 60
 # So many groups get a colour each, the ones with the largest values; the rest are grey.
 _MOST_COLOURED = len(LINE_COLOURS)
+# Letters of a name of which two are wider than the axes, also with the large letters of a card.
+_LONG_NAME = 20
 # A logarithmic axis of fewer decades has ticks within them.
 _NARROW = 300.0
 RATE, CRITICAL, OF_LOSS = "#0072B2", "#D55E00", "#009E73"
@@ -76,7 +78,9 @@ def finish(ax: Axes) -> None:
     if ax.get_yscale() == "log":
         _plain_ticks(ax)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, loc="best", ncols=2, columnspacing=1.0, handlelength=1.2)
+    labels = ax.get_legend_handles_labels()[1]
+    if labels:
+        columns = 2 if max(map(len, labels)) <= _LONG_NAME else 1
+        ax.legend(frameon=False, loc="best", ncols=columns, columnspacing=1.0, handlelength=1.2)
     else:
         ax.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
