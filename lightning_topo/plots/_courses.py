@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lightning_topo.plots._style import GREY, LINE_COLOURS
@@ -35,16 +36,26 @@ def draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest: 
     """A line a group; those that matter most in colour, the others grey."""
     sign = -1 if lowest else 1
     order = sorted(courses, key=lambda name: max(sign * value for _, value in courses[name]), reverse=True)
+    labels = _shortened(order)
     coloured = order[:_MOST_COLOURED] if len(order) <= _MOST_COLOURED else order[:3]
     for name in reversed(order):
         if name in coloured:
-            draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=name, zorder=3)
+            draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=labels[name], zorder=3)
         else:
             draw_line(ax, courses[name], color=GREY, alpha=0.5, label="_" + name, zorder=2)
     if len(order) > len(coloured):
         ax.plot([], [], color=GREY, alpha=0.5, label=f"{len(order) - len(coloured)} other groups")
     ax.set_xlabel("step")
     finish(ax)
+
+
+def _shortened(names: Sequence[str]) -> dict[str, str]:
+    """Names for a legend: where some are long, what they all begin with is left out."""
+    if not names or max(map(len, names)) <= _LONG_NAME:
+        return {name: name for name in names}
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = "".join(f"{parts[0]}." for parts in takewhile(lambda parts: len(set(parts)) == 1, parents))
+    return {name: f"…{name.removeprefix(shared)}" if shared else name for name in names}
 
 
 def _plain_ticks(ax: Axes) -> None:
