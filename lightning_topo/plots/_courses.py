@@ -58,7 +58,7 @@ def _shortened(names: Sequence[str]) -> dict[str, str]:
     return {name: f"…{name.removeprefix(shared)}" if shared else name for name in names}
 
 
-def _plain_ticks(ax: Axes) -> None:
+def plain_ticks(ax: Axes) -> None:
     """Few ticks of a logarithmic axis, also where it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -87,7 +87,7 @@ def draw_rates(ax: Axes, lines: Mapping[str, tuple[str, Sequence[tuple[int, floa
 def finish(ax: Axes) -> None:
     """Ticks, legend and frame; where nothing was drawn it says so."""
     if ax.get_yscale() == "log":
-        _plain_ticks(ax)
+        plain_ticks(ax)
     ax.spines[["top", "right"]].set_visible(False)
     labels = ax.get_legend_handles_labels()[1]
     if labels:

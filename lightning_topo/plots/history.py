@@ -15,6 +15,7 @@ from lightning_topo.plots._courses import (
     draw_line,
     draw_rates,
     finish,
+    plain_ticks,
 )
 from lightning_topo.plots._style import GREY, new_axes, notebook_axes, show_if
 from lightning_topo.plots.picture import card_letters
@@ -51,10 +52,11 @@ def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool 
     ax = notebook_axes(show) if ax is None else ax
     ax.set_yscale("log")
     courses = courses_of(records, lambda record: record.criticality or math.nan)
-    ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
-    draw_courses(ax, courses)  # whose ticks are those of the whole axis, the dashed line included
+    draw_courses(ax, courses)
     low, high = ax.get_ylim() if courses else (0.1, 1.0)
+    ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
     ax.set(ylim=(low, max(high, 1.5)), ylabel="criticality κ", title="κ of each update")
+    plain_ticks(ax)
     show_if(show)
     return ax
 
