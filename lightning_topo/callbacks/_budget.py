@@ -28,7 +28,8 @@ class OverheadBudget:
     timed from within. As each measurement has to earn the next one, they are spread evenly over a run. The first of a
     kind may borrow from the time that the whole run is expected to take.
 
-    Work on an accelerator is timed there, by events that are read when they have passed, so that nobody waits.
+    Work on an accelerator is timed there, by events that are read when they have passed, so that nobody waits. Host and
+    device work at the same time: of what a block took on the one and on the other, the longer is charged.
 
     Args:
         max_overhead: Largest share of the training time, or None to admit everything.
@@ -47,7 +48,7 @@ class OverheadBudget:
         self._granted = 0.0
         self._kind: str | None = None
         self._charged = 0.0
-        self._on_device: list[tuple[str | None, Any, Any]] = []
+        self._on_device: list[tuple[str | None, Any, Any, float]] = []
         self._counts_at_start = (0, 0)
         # The kind that was refused last, and the time before which it would be refused again.
         self._refused: tuple[str, float] = ("", -math.inf)
@@ -171,7 +172,7 @@ class OverheadBudget:
             self._charge(kind, cost)
             if on_cuda:
                 events[1].record(torch.cuda.current_stream(device))
-                self._on_device.append((self._kind if kind is None else kind, events[0], events[1]))
+                self._on_device.append((self._kind if kind is None else kind, events[0], events[1], cost))
 
     def _charge(self, kind: str | None, cost: float) -> None:
         self._spent += cost
@@ -191,8 +192,8 @@ class OverheadBudget:
     def _settle(self) -> None:
         """Charge what the device has done by now."""
         while self._on_device and self._on_device[0][2].query():
-            kind, start, end = self._on_device.pop(0)
-            seconds = start.elapsed_time(end) / 1000
+            kind, start, end, charged = self._on_device.pop(0)
+            seconds = max(0.0, start.elapsed_time(end) / 1000 - charged)
             self._spent += seconds
             if kind == self._kind:
                 self._charged += seconds

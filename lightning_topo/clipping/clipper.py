@@ -161,7 +161,7 @@ class StepClipper:
         attempts = 0
         allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
         while min(allowed) < 1:
-            unscaled = [moved.clone() for moved in self._moved]
+            unscaled = copies_of(self._moved)
             latest = self._factors(allowed)
             self._scale_back(latest)
             factors = [factor * one for factor, one in zip(factors, latest, strict=True)]
@@ -217,7 +217,7 @@ class StepClipper:
         return [one if math.isnan(kappa) else max(kappa, one) for kappa, one in zip(kappas, seen, strict=True)]
 
     def _scaled(
-        self, unscaled: Sequence[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
+        self, unscaled: list[Tensor], factors: Sequence[float], allowed: Sequence[float], kappas: Sequence[float]
     ) -> list[float]:
         """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
@@ -227,8 +227,9 @@ class StepClipper:
         whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
         if not any(whole):
             return [0.0] * len(whole)
-        rounding = [now - factor * then for now, factor, then in zip(self._moved, factors, unscaled, strict=True)]
-        small = self._bounds.certainly_below(rounding, 0.9 * (1 - AIM) * self.bound)
+        torch._foreach_mul_(unscaled, list(factors))
+        torch._foreach_sub_(unscaled, self._moved)
+        small = self._bounds.certainly_below(unscaled, 0.9 * (1 - AIM) * self.bound)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
         measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
         below = _EXACT_FROM * self.bound
@@ -259,11 +260,18 @@ class StepClipper:
         return [largest_share / share * factor for factor in allowed] if share > largest_share else allowed
 
     def _scale_back(self, factors: Sequence[float]) -> None:
-        for parameter, kept, factor in zip(self._parameters, self._kept.copies, factors, strict=True):
-            if factor == 0:
-                parameter.copy_(kept)  # the update may be infinite
-            elif factor < 1:
-                parameter.copy_(torch.lerp(kept, parameter, factor))
+        for factor in {factor for factor in factors if factor < 1}:
+            slots = [slot for slot, one in enumerate(factors) if one == factor]
+            kept, moved = ([some[slot] for slot in slots] for some in (self._kept.copies, self._parameters))
+            # Where the factor is 0 the update may be infinite.
+            torch._foreach_copy_(moved, torch._foreach_lerp(kept, moved, factor) if factor > 0 else kept)
+
+
+def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors, made in one operation."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 def _read(numbers: Sequence[Tensor]) -> list[float]:

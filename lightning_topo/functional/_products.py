@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ _SPLIT_ERROR = 2.0**-18
 _BLOCK_ELEMENTS = 2**17
 _MIN_BLOCK_ROWS = 128
 _DEVICE_BLOCK_ELEMENTS = 2**25
+# A GPU's multiprocessors each make a tile of a product. Where there are few tiles, they share the coordinates, so many
+# at the least: with 256 points of 100,000 coordinates four of 132 would work, with twelve points one.
+_TILE = 64
+_TILES_EACH = 2
+_LEAST_SHARE = 512
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,44 @@ def subtract_products(out: Tensor, left: Tensor, right: Tensor) -> None:
     In place, for autocast would round other products. Where products of single precision are rounded, each factor is
     split into two parts which that rounding leaves alone.
     """
-    if left.device.type != "cuda" or _kept(left.dtype):
+    if left.device.type != "cuda":
         out.baddbmm_(left, right.mT, alpha=-2.0)
         return
-    for x, y in split_terms(left, right):
-        out.baddbmm_(x, y.mT, alpha=-2.0)
+    shares = _shares(out.shape, left.shape[-1], left.device)
+    for x, y in [(left, right)] if _kept(left.dtype) else split_terms(left, right):
+        subtract_by_shares(out, x, y, shares)
+
+
+def _shares(shape: torch.Size, dimension: int, device: torch.device) -> int:
+    """Among how many to divide the coordinates of a product of some shape, so that all multiprocessors work."""
+    batch, n, m = shape
+    tiles = batch * -(-n // _TILE) * -(-m // _TILE)
+    return max(1, min(_TILES_EACH * _multiprocessors(device) // max(1, tiles), dimension // _LEAST_SHARE))
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def subtract_by_shares(out: Tensor, left: Tensor, right: Tensor, shares: int) -> None:
+    """``out -= 2 left @ right.mT``, batched, as the sum of products of some coordinates each."""
+    each = left.shape[-1] // shares if shares > 1 else 0
+    if each:
+        x = _by_share(left, shares, each)
+        same = right.data_ptr() == left.data_ptr() and right.shape == left.shape and right.stride() == left.stride()
+        y = x if same else _by_share(right, shares, each)
+        products = out.new_empty(len(x), *out.shape[1:])
+        torch.bmm(x, y.mT, out=products)  # autocast leaves what is written into a tensor alone
+        out.sub_(products.unflatten(0, (-1, shares)).sum(1), alpha=2.0)
+    rest = shares * each
+    if rest < left.shape[-1]:
+        out.baddbmm_(left[..., rest:], right[..., rest:].mT, alpha=-2.0)
+
+
+def _by_share(x: Tensor, shares: int, each: int) -> Tensor:
+    """Points in some of their coordinates each, shape (B * shares, n, each)."""
+    return x[..., : shares * each].unflatten(-1, (shares, each)).transpose(1, 2).flatten(0, 1)
 
 
 def split_terms(left: Tensor, right: Tensor) -> list[tuple[Tensor, Tensor]]:

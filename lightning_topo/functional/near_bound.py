@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 
 import torch
@@ -24,8 +25,10 @@ from lightning_topo.functional.update_constants import UpdateConstants, update_c
 
 # Lengths are made larger, and distances smaller, by more than rounding can have made them smaller or larger.
 _SLACK = 5e-5
-# Clouds of up to this many n² D are evaluated in full: about ten milliseconds on one core.
+# Clouds of up to this many n² D are evaluated in full: about ten milliseconds on one core, and on an accelerator, where
+# a search would wait for the device again and again.
 _ALWAYS_EXACT = 10**8
+_ALWAYS_EXACT_ON_DEVICE = 10**11
 # Neurons that are always evaluated: a rate that is far too high shows among them.
 _FASTEST = 64
 # The most coordinates that are left out: one of so many is kept.
@@ -73,11 +76,16 @@ def criticalities_near(
 ) -> list[float]:
     """``criticality_near`` of clouds of one shape, (G, n, D); small ones take no more operations than one of them."""
     _, n, dimension = before.shape
-    if n * n * dimension <= _ALWAYS_EXACT:
+    if always_exact(n, dimension, before.device):
         kappas = _criticalities(before, after, eps)
     else:
         kappas = [_Search(p, q, bound, eps, enough)() for p, q in zip(before, after, strict=True)]
     return [kappa if kappa >= bound else math.nan for kappa in kappas]
+
+
+def always_exact(n: int, dimension: int, device: torch.device) -> bool:
+    """Whether clouds of n points are evaluated in full, for a search would take longer."""
+    return n * n * dimension <= (_ALWAYS_EXACT if device.type == "cpu" else _ALWAYS_EXACT_ON_DEVICE)
 
 
 def nearest_distances(points: Tensor) -> Tensor:
@@ -147,7 +155,7 @@ def displacement_lengths(update: Tensor) -> Tensor:
     return torch.linalg.vector_norm(centred, dim=-1).mul_(size[..., 0] * (1 + _SLACK)).add_(rounding)
 
 
-def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: float) -> Tensor:
+def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: float | Tensor) -> Tensor:
     r"""How near the criticality of an update may come to a bound, from distances of an earlier time.
 
     With positions $p^0$ of that time, the way s since and the update u, both relative to their mean, and the
@@ -162,7 +170,7 @@ def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: floa
         lengths: Lengths of the update, ``update_lengths``, shape (G, n).
         drift: The same of the way since, shape (G, n), or 0.
         nearest: ``nearest_distances`` at that time, shape (G, n).
-        bound: The bound, above 0.
+        bound: The bound, above 0; it may be a tensor of one number.
 
     Returns:
         An upper bound of κ / bound where it is below 1, shape (G,); at least 1 where κ may reach the bound.
@@ -176,10 +184,26 @@ def reaches(lengths: Tensor, drift: Tensor | float, nearest: Tensor, bound: floa
 
 def _criticalities(before: Tensor, after: Tensor, eps: float) -> list[float]:
     """κ of each cloud, 0 where no pair is resolved."""
-    kappas = list[float]()
     rows = update_criticality(before, after, eps).packed().tolist()
+    return settled_criticalities(rows, lambda: (before, after), eps)
+
+
+def settled_criticalities(
+    rows: Sequence[Sequence[float]], clouds: Callable[[], tuple[Tensor, Tensor]], eps: float
+) -> list[float]:
+    """κ of each cloud from what ``update_criticality`` found, 0 where no pair is resolved.
+
+    Args:
+        rows: Its table, read.
+        clouds: Gives the points before and after the update, shape (G, n, D), where the table leaves a doubt.
+        eps: Relative spacing of the numbers that the points are stored in.
+    """
+    kappas = list[float]()
     for index, (constants, _, certain) in enumerate(UpdateConstants.unpack(rows)):
-        kappa = constants.criticality if certain else exact_constants(before[index], after[index], eps).criticality
+        kappa = constants.criticality
+        if not certain:
+            before, after = clouds()
+            kappa = exact_constants(before[index], after[index], eps).criticality
         kappas.append(0.0 if math.isnan(kappa) else kappa)
     return kappas
 

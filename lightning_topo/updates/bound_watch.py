@@ -9,10 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_topo.functional.near_bound import criticalities_near, displacement_lengths, nearest_distances, reaches
+from lightning_topo.functional.near_bound import (
+    always_exact,
+    criticalities_near,
+    displacement_lengths,
+    nearest_distances,
+    reaches,
+    settled_criticalities,
+)
 from lightning_topo.functional.update_constants import update_criticality
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
+from lightning_topo.updates.recorded_work import Recordings
 
 # New distances are taken where the way since the last ones leaves too little, if the update alone would stay this far
 # below the bound: otherwise they would not help.
@@ -76,6 +84,9 @@ class BoundWatch:
         self._ways: list[Tensor] = []
         self._slots = [slots for alike in self.sets for slots in _slots_of_groups(alike)]
         self._lost = [_lost_by_underflow(parameter) for parameter in placement.parameters]
+        # On a GPU: what is looked at, and κ, of all sets in one call.
+        self._looks, self._reached, self._evaluated = Recordings(), Recordings(), Recordings()
+        self._bound_on = {alike.device: torch.ones((), device=alike.device) for alike in self.sets}
 
     @property
     def sets(self) -> list[AlikeGroups]:
@@ -142,26 +153,48 @@ class BoundWatch:
             return list(certain)
         for number in numbers:
             if self._references[number].looks > _LOOKS_PER_NEURON * self.sets[number].shape[0]:
-                self._references[number] = self._distances(self.sets[number])
-        slots = sorted({slot for number in numbers for slot in self.sets[number].slots})
-        moved = [updates[slot] for slot in slots]
-        gone = [torch.empty_like(update) for update in moved]
-        differences(gone, *([copies[slot] for slot in slots] for copies in (self._before.copies, self._start.copies)))
-        squares: list[dict[int, Tensor]] = [
-            dict(zip(slots, torch._foreach_mul(values, values), strict=True)) for values in (moved, gone)
+                self._references[number] = self._distances(self.sets[number], self._references[number])
+        seen = self._refreshed(self._looks, updates).results(self.sets, lambda alike: (self._look_at(alike, updates),))
+        squares: list[dict[int, Tensor]] = []
+        if any(self.sets[number] not in seen for number in numbers):
+            slots = sorted({slot for number in numbers for slot in self.sets[number].slots})
+            squares = self._squares(slots, updates)
+        found = [
+            seen[self.sets[number]][0]
+            if self.sets[number] in seen
+            else self._reaches_of(number, squares, self.bound).amax()
+            for number in numbers
         ]
-        found = [self._reaches_of(number, *squares).amax() for number in numbers]
         below = dict(zip(numbers, (value < 1 for value in _read(found)), strict=True))
         return [below.get(number, True) for number in range(len(certain))]
 
-    def _reaches_of(self, number: int, moved: dict[int, Tensor], gone: dict[int, Tensor]) -> Tensor:
-        """Upper bounds of κ / bound of each group of a set where they are below 1, from squares of displacements."""
+    def _refreshed(self, recordings: Recordings, updates: Sequence[Tensor] = ()) -> Recordings:
+        """Recordings that hold for the parameters and displacements as they lie now, and for the bound."""
+        recordings.refresh(self._placement.parameters, updates)
+        for number in self._bound_on.values():
+            number.fill_(self.bound)
+        return recordings
+
+    def _look_at(self, alike: AlikeGroups, updates: Sequence[Tensor]) -> Tensor:
+        """An upper bound of κ / bound over all groups of a set where it is below 1."""
+        squares = self._squares(alike.slots, updates)
+        return self._reaches_of(self.sets.index(alike), squares, self._bound_on[alike.device]).amax()
+
+    def _squares(self, slots: Sequence[int], updates: Sequence[Tensor]) -> list[dict[int, Tensor]]:
+        """Squares of the displacements by an update, and of the way since the distances were taken."""
+        moved = [updates[slot] for slot in slots]
+        gone = [torch.empty_like(update) for update in moved]
+        differences(gone, *([copies[slot] for slot in slots] for copies in (self._before.copies, self._start.copies)))
+        return [dict(zip(slots, torch._foreach_mul(values, values), strict=True)) for values in (moved, gone)]
+
+    def _reaches_of(self, number: int, squares: Sequence[dict[int, Tensor]], bound: float | Tensor) -> Tensor:
+        """Upper bounds of κ / bound of each group of a set where they are below 1, from ``_squares``."""
         alike, reference = self.sets[number], self._references[number]
         lengths, way = (
-            alike.sums(squares).sqrt_().mul_(_SLACK).add_(max(self._lost[slot] for slot in alike.slots))
-            for squares in (moved, gone)
+            alike.sums(values).sqrt_().mul_(_SLACK).add_(max(self._lost[slot] for slot in alike.slots))
+            for values in squares
         )
-        return reaches(lengths, way, reference.nearest, self.bound)
+        return reaches(lengths, way, reference.nearest, bound)
 
     @torch.no_grad()
     def reach(self, updates: Sequence[Tensor], certain: Sequence[bool] | None = None) -> Tensor:
@@ -178,19 +211,31 @@ class BoundWatch:
         if not self._references:
             self._references = [self._distances(alike) for alike in self.sets]
         self._lengths = {}
+        seen = self._refreshed(self._reached, updates).results(
+            self.sets, lambda alike: self._reach_of(alike, updates, self._bound_on[alike.device])
+        )
         found = []
         for number, alike in enumerate(self.sets):
             if certain is not None and certain[number]:
                 found.append(torch.zeros(len(alike.groups), device=alike.device))
                 continue
-            self._lengths[number] = displacement_lengths(alike.clouds(updates))
-            found.append(self._reaches(number, self._way(alike)))
+            lengths, reach = seen[alike] if alike in seen else self._reach_of(alike, updates, self.bound)
+            self._lengths[number] = lengths
+            found.append(reach)
         return torch.cat([part.to(found[0]) for part in found])
 
-    def _distances(self, alike: AlikeGroups) -> _Reference:
-        """Distances before the update."""
+    def _reach_of(self, alike: AlikeGroups, updates: Sequence[Tensor], bound: float | Tensor) -> tuple[Tensor, Tensor]:
+        """How far each neuron of a set moves, and how near that may come to the bound."""
+        lengths = displacement_lengths(alike.clouds(updates))
+        reference = self._references[self.sets.index(alike)]
+        return lengths, reaches(lengths, self._way(alike), reference.nearest, bound)
+
+    def _distances(self, alike: AlikeGroups, known: _Reference | None = None) -> _Reference:
+        """Distances before the update, where those known before were."""
         self._start.copy_from(self._before, alike.slots)
         nearest = nearest_distances(alike.clouds(self._before.copies))
+        if known is not None:
+            nearest = known.nearest.copy_(nearest)
         return _Reference(nearest, nearest.amin(1).tolist())
 
     def _way(self, alike: AlikeGroups) -> Tensor:
@@ -214,25 +259,60 @@ class BoundWatch:
             enough: A κ that need not be told from larger ones.
         """
         bound = self.bound if bound is None else bound
-        kappas, first = list[float](), 0
+        parts, first = list[Sequence[float]](), 0
         for number, alike in enumerate(self.sets):
             part = reach[first : first + len(alike.groups)]
             first += len(alike.groups)
-            kappas += self._of_set(number, alike, part, bound, enough)
+            parts.append(self._with_new_distances(number, alike, part))
+        near = [alike for alike, part in zip(self.sets, parts, strict=True) if any(not value < 1 for value in part)]
+        rows = self._rows([alike for alike in near if always_exact(*alike.shape, alike.device)])
+        kappas = list[float]()
+        for alike, part in zip(self.sets, parts, strict=True):
+            kappas += self._of_set(alike, part, bound, enough, rows.get(alike))
         return kappas
 
-    def _of_set(
-        self, number: int, alike: AlikeGroups, reach: Sequence[float], bound: float, enough: float
-    ) -> list[float]:
+    def _with_new_distances(self, number: int, alike: AlikeGroups, reach: Sequence[float]) -> Sequence[float]:
+        """How near an update may come, from distances that are taken anew where that helps."""
         if any(not value < 1 for value in reach) and number in self._lengths:
             alone = self._reaches(number, 0.0).tolist()
             if any(1 <= value < math.inf and a < _WORTH_NEW_DISTANCES for value, a in zip(reach, alone, strict=True)):
-                self._references[number] = self._distances(alike)
-                reach = self._reaches(number, 0.0).tolist()
+                self._references[number] = self._distances(alike, self._references[number])
+                return self._reaches(number, 0.0).tolist()
+        return reach
+
+    def _rows(self, sets: Sequence[AlikeGroups]) -> dict[AlikeGroups, list[list[float]]]:
+        """What ``update_criticality`` finds of the sets that a GPU evaluates together, read at once."""
+        tables = self._refreshed(self._evaluated).results(sets, lambda alike: (self._table(alike),))
+        if not tables:
+            return {}
+        home = next(iter(tables)).device
+        rows = iter(torch.cat([table.to(home) for (table,) in tables.values()]).tolist())
+        return {alike: [next(rows) for _ in alike.groups] for alike in tables}
+
+    def _table(self, alike: AlikeGroups) -> Tensor:
+        return update_criticality(*self._clouds(alike), alike.eps).packed()
+
+    def _clouds(self, alike: AlikeGroups) -> tuple[Tensor, Tensor]:
+        return alike.clouds(self._before.copies), alike.clouds(self._placement.parameters)
+
+    def _of_set(
+        self,
+        alike: AlikeGroups,
+        reach: Sequence[float],
+        bound: float,
+        enough: float,
+        rows: Sequence[Sequence[float]] | None,
+    ) -> list[float]:
         near = [index for index, value in enumerate(reach) if not value < 1]
         if not near:
             return [math.nan] * len(reach)
-        before, after = alike.clouds(self._before.copies), alike.clouds(self._placement.parameters)
+        if rows is not None:
+            kappas = settled_criticalities(rows, lambda: self._clouds(alike), alike.eps)
+            return [
+                kappa if kappa >= bound and not value < 1 else math.nan
+                for kappa, value in zip(kappas, reach, strict=True)
+            ]
+        before, after = self._clouds(alike)
         if len(near) < len(reach):
             before, after = before[near], after[near]
         found = iter(criticalities_near(before, after, bound, alike.eps, enough))
@@ -261,11 +341,11 @@ class BoundWatch:
     @torch.no_grad()
     def certainly_below(self, displacements: Sequence[Tensor], bound: float) -> list[bool]:
         """Whether displacements of the parameters from where they were make no κ of a bound, for each group."""
-        below = list[bool]()
+        found = list[Tensor]()
         for alike, reference in zip(self.sets, self._references, strict=True):
             lengths = displacement_lengths(alike.clouds(displacements))
-            below += [value < 1 for value in reaches(lengths, self._way(alike), reference.nearest, bound).tolist()]
-        return below
+            found.append(reaches(lengths, self._way(alike), reference.nearest, bound))
+        return (torch.cat([part.to(found[0]) for part in found]) < 1).tolist()
 
 
 def differences(out: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> None:

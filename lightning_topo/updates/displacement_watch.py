@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_topo.updates.parameter_places import memory_addresses
 from lightning_topo.updates.placement import Placement
 
 # Coordinates of a parameter that are watched, its first ones: neurons can be exchanged, so any are as good as others.
@@ -77,7 +78,7 @@ class DisplacementWatch:
 
     def _look(self) -> None:
         """Have views of the parameters, which may have been given other memory since."""
-        pointers = _pointers(self._parameters)
+        pointers = memory_addresses(self._parameters)
         if not pointers or pointers != self._pointers:
             self._pointers, self._now = pointers, [_watched(parameter.detach()) for parameter in self._parameters]
             if [(then.shape, then.device) for then in self._then] != [(now.shape, now.device) for now in self._now]:
@@ -91,14 +92,6 @@ class DisplacementWatch:
         if len(self._devices) > 1:
             lengths = [length.to(self._parameters[0].device) for length in lengths]
         return torch.stack(lengths).float()
-
-
-def _pointers(parameters: Sequence[Tensor]) -> list[int]:
-    """Where they lie in memory; empty where a class of tensors does not say so."""
-    try:
-        return [parameter.data_ptr() for parameter in parameters]
-    except RuntimeError:  # NotImplementedError is one
-        return []
 
 
 def _watched(parameter: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,12 +114,15 @@ class OptimizerMemory:
         self._restart_lbfgs()
         kept = list(states(self.optimizer))
         self._learn(kept)
+        by_factor: dict[float, list[Tensor]] = {}
         for parameter, state, owner in kept:
             factor = factors.get(id(parameter), 1.0)
             if factor < 1:
-                for name, value in state.items():
-                    if _is_a_field(value, parameter) and self._meaning(owner, name) is Meaning.PUSHES:
-                        value.mul_(factor) if factor > 0 else value.zero_()
+                pushes = (name for name in state if self._meaning(owner, name) is Meaning.PUSHES)
+                for value in filter(partial(_is_a_field, parameter=parameter), (state[name] for name in pushes)):
+                    by_factor.setdefault(factor, []).append(value)
+        for factor, tensors in by_factor.items():
+            torch._foreach_mul_(tensors, factor) if factor > 0 else torch._foreach_zero_(tensors)
 
     @torch.no_grad()
     def forget_non_finite(self) -> None:

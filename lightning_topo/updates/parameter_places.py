@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class ParameterPlaces:
@@ -33,3 +33,11 @@ class ParameterPlaces:
             if table.get(key) is not parameter:
                 return False
         return True
+
+
+def memory_addresses(tensors: Sequence[Tensor]) -> list[int]:
+    """Where they lie in memory; empty where a class of tensors does not say so."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:  # NotImplementedError is one
+        return []

@@ -130,7 +130,7 @@ class AlikeGroups:
         """The sum of each neuron's coordinates, shape (G, n)."""
         return self._over_parts(values, Layout.sums)
 
-    def lengths_about_mean(self, values: Sequence[Tensor]) -> Tensor:
+    def lengths_about_mean(self, values: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """The length of each neuron's coordinates less the mean of its group's, shape (G, n), without clouds."""
         return self._over_parts(values, Layout.squares_about_mean).sqrt_()
 

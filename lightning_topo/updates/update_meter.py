@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_topo.functional.update_constants import UpdateConstants
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates.displacement_watch import DisplacementWatch
 from lightning_topo.updates.drawn_sample import DrawnSample
@@ -17,12 +18,15 @@ from lightning_topo.updates.measurement import Arrival, Compared, Measurement, c
 from lightning_topo.updates.moved_groups import LearningRate, MovedGroups
 from lightning_topo.updates.parameters_before import ParametersBefore
 from lightning_topo.updates.placement import AlikeGroups, Placement
+from lightning_topo.updates.recorded_work import Recordings
 
 # Groups of up to this many numbers (1 GiB in single precision) are kept as a whole over the update.
 MOST_KEPT = 2**28
 
 # What is measured together: groups that are kept as a whole, or one of which a sample is drawn.
 MeasuredSet = AlikeGroups | DrawnSample
+# Of parameters, by their place in a placement's list.
+Displacements = Mapping[int, Tensor] | Sequence[Tensor]
 
 
 class UpdateMeter:
@@ -78,6 +82,8 @@ class UpdateMeter:
         self._watch = DisplacementWatch(self._placement) if self._watches and self._placement.alike else None
         self._before: ParametersBefore | None = None
         self._taken: list[tuple[MeasuredSet, Tensor | None]] = []
+        self._recordings = Recordings()
+        self._updates: Sequence[Tensor] | None = None
 
     def _is_drawn(self, group: NeuronGroup) -> bool:
         if self._sharded:
@@ -145,38 +151,68 @@ class UpdateMeter:
         drawn = {id(one): one.after() for one, _ in taken if isinstance(one, DrawnSample)}
         if not self._compares:
             return None
-        updates = self._updates()
-        compared = [self._compare(one, before, drawn.get(id(one)), updates) for one, before in taken]
+        if self._before is not None:
+            self._recordings.refresh(self._placement.parameters, self._before.copies)
+        recorded = self._recordings.results([one for one, _ in taken if isinstance(one, AlikeGroups)], self._work)
+        compared = [self._compare(one, before, drawn.get(id(one)), recorded) for one, before in taken]
+        self._updates = None
         self._learn(compared)
         return Measurement(compared)
 
-    def _updates(self) -> Sequence[Tensor] | None:
-        """The displacement of each parameter, where an estimate chooses neurons by it."""
-        if not self._estimates or self._before is None or self._size is None:
-            return None
-        if all(one.shape[0] <= self._size for one in self._placement.alike):
-            return None
-        return torch._foreach_sub(self._before.parameters, self._before.copies)
-
     def _compare(
-        self, one: MeasuredSet, before: Tensor | None, after: Tensor | None, updates: Sequence[Tensor] | None
+        self,
+        one: MeasuredSet,
+        before: Tensor | None,
+        after: Tensor | None,
+        recorded: Mapping[AlikeGroups, tuple[Tensor, ...]],
     ) -> Compared:
-        """The constants of a set, or an estimate of κ among its neurons that were displaced farthest about the mean."""
-        size = self._size
+        """The constants of a set, or an estimate of κ."""
         if isinstance(one, DrawnSample):
             assert before is not None
             assert after is not None
             one.remember(before, after)
-            clouds, size = (before[None], after[None]), None
-        else:
-            assert self._before is not None
-            rows = None
-            if updates is not None and size is not None and size < one.shape[0]:
-                rows = one.lengths_about_mean(updates).topk(size).indices
-            clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
+            return self._constants(one, before[None], after[None], None)
+        if one not in recorded:
+            return self._among_moved(one, self._all_updates)
+        before, after, table = recorded[one]
+        if not self._estimates:  # they may be evaluated again, after the next measurement
+            before, after = before.clone(), after.clone()
+        return Compared(one.groups, before, after, one.eps, UpdateConstants(table))
+
+    def _work(self, one: AlikeGroups) -> tuple[Tensor, ...]:
+        """The same of groups that are kept as a whole, as tensors."""
+        found = self._among_moved(one, lambda: self._updates_of(one))
+        return found.before, found.after, found.constants.packed()
+
+    def _among_moved(
+        self, one: AlikeGroups, updates: Callable[[], Mapping[int, Tensor] | Sequence[Tensor]]
+    ) -> Compared:
+        """Compare all neurons, or for an estimate those that were displaced farthest about the mean."""
+        assert self._before is not None
+        rows = None
+        if self._estimates and self._size is not None and self._size < one.shape[0]:
+            rows = one.lengths_about_mean(updates()).topk(self._size).indices
+        clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
+        return self._constants(one, *clouds, self._size)
+
+    def _constants(self, one: MeasuredSet, before: Tensor, after: Tensor, size: int | None) -> Compared:
         if self._estimates:
-            return estimate(one.groups, *clouds, one.eps)
-        return compare(one.groups, *clouds, size, one.eps)
+            return estimate(one.groups, before, after, one.eps)
+        return compare(one.groups, before, after, size, one.eps)
+
+    def _updates_of(self, one: AlikeGroups) -> dict[int, Tensor]:
+        """The displacement of each of their parameters, by its place in the placement's list."""
+        assert self._before is not None
+        copies, parameters, slots = self._before.copies, self._placement.parameters, one.slots
+        moved = torch._foreach_sub([parameters[slot] for slot in slots], [copies[slot] for slot in slots])
+        return dict(zip(slots, moved, strict=True))
+
+    def _all_updates(self) -> Sequence[Tensor]:
+        """The displacement of each parameter, made once for all sets."""
+        assert self._before is not None
+        if self._updates is None:
+            self._updates = torch._foreach_sub(self._before.parameters, self._before.copies)
+        return self._updates
 
     def _learn(self, compared: Sequence[Compared]) -> None:
         """Let the watch know what the groups that are kept as a whole did."""

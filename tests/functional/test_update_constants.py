@@ -273,16 +273,22 @@ def test_deterministic_algorithms_are_enough():
 
 
 @pytest.mark.gpu
-def test_cuda_agrees_with_cpu():
-    p = noise(4, 300, 40).float()
-    q = p + 1e-3 * noise(4, 300, 40, seed=1).float()
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("shape", [(4, 300, 40), (3, 12, 30_001), (1, 200, 5000)])
+def test_cuda_agrees_with_cpu(shape):
+    p = noise(*shape).float()
+    q = p + 1e-3 * noise(*shape, seed=1).float()
+    x, y = p.cuda(), q.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        x, y = p.cuda(non_blocking=False), q.cuda()
-        found = update_constants(x, y, 2**-23).packed()
+        found = update_constants(x, y, 2**-23)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert found.cpu().tolist() == pytest.approx(update_constants(p, q, 2**-23).packed().tolist(), rel=1e-9)
+    expected = update_constants(p, q, 2**-23)
+    assert bool(found.certain.all())
+    assert torch.equal(found.pair.cpu(), expected.pair)
+    for name in ("criticality", "lower", "upper"):
+        assert getattr(found, name).tolist() == pytest.approx(getattr(expected, name).tolist(), rel=1e-9)
 
 
 def test_agrees_with_bi_lipschitz_where_products_say_little():
@@ -304,13 +310,18 @@ def test_agrees_with_bi_lipschitz_where_products_say_little():
     ],
     ids=["random", "constant", "positive", "line", "decaying", "close"],
 )
-def test_the_error_of_products_is_bounded(make, dimension):
-    from lightning_topo.functional._products import relative_error, squared_lengths, subtract_products
+@pytest.mark.parametrize("shares", [1, 3, 10])
+def test_the_error_of_products_is_bounded(make, dimension, shares):
+    """Also where the coordinates are shared out, as on a GPU: of so many, some are left over."""
+    from lightning_topo.functional._products import relative_error, squared_lengths, subtract_by_shares
 
-    x = make(40, dimension).float()[None]
+    x = torch.stack([make(40, dimension).float(), make(40, dimension).float().flip(0)])
     squares = squared_lengths(x)
     found = squares[:, :, None] + squares[:, None, :]
-    subtract_products(found, x, x)
+    subtract_by_shares(found, x, x, shares)
+    rows = squares[:, 5:20, None] + squares[:, None, 5:]
+    subtract_by_shares(rows, x[:, 5:20], x[:, 5:], shares)
+    assert torch.allclose(rows, found[:, 5:20, 5:], atol=1e-4 * float(squares.max()))
     exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
     norms = x.double().square().sum(-1)
     error = (found.double() - exact).abs() / (norms[:, :, None] + norms[:, None, :])

@@ -1,21 +1,23 @@
 """On a CUDA device: the same figures as on the CPU, and no step waits for the device."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
 from lightning_topo.control import RateController, RateRule
-from lightning_topo.updates import UpdateMeter
+from lightning_topo.updates import UpdateMeter, recorded_work
+from lightning_topo.updates.recorded_work import RecordedWork
 
 from .test_update_meter import blocks, move, sgd
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")]
 
 
-@pytest.fixture
-def waits_are_errors():
-    torch.cuda.set_sync_debug_mode("error")
+@pytest.fixture(autouse=True)
+def waits_are_allowed_again():
     yield
     torch.cuda.set_sync_debug_mode("default")
 
@@ -48,40 +50,115 @@ def test_the_figures_are_those_of_the_cpu(precision, size):
         assert (other.lower, other.upper) == pytest.approx((constants.lower, constants.upper), rel=1e-6)
 
 
-def test_a_measured_step_waits_for_nothing(waits_are_errors):
-    torch.cuda.set_sync_debug_mode("default")
+@pytest.mark.parametrize("estimates", [False, True])
+def test_a_measured_step_waits_for_nothing(estimates):
     (_, model), groups = on_both()
-    meter = UpdateMeter(sgd(model), model, groups, 16)
-    meter.before(meter.sets)  # makes room for the copies
-    meter.after()
-    torch.cuda.set_sync_debug_mode("error")
-    meter.before(meter.sets)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.01)
-    measurement = meter.after()
-    torch.cuda.set_sync_debug_mode("default")
-    assert all(constants.criticality > 0 for _, constants in measurement.constants())
+    meter = UpdateMeter(sgd(model), model, groups, 16, estimates=estimates)
+    for strict in (False, True, True, True):  # the first makes room for the copies, the second records
+        torch.cuda.set_sync_debug_mode("error" if strict else "default")
+        meter.before(meter.sets)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        measurement = meter.after()
+        torch.cuda.set_sync_debug_mode("default")
+        assert all(kappa > 0 for kappa, _ in measurement.criticalities())
+
+
+@pytest.mark.parametrize("estimates", [False, True])
+def test_recorded_measurements_are_the_same_bit_for_bit(estimates, monkeypatch):
+    """Read late, after parameters have found other memory, and in other precisions of products."""
+    results = []
+    for recorded in (True, False):
+        if not recorded:
+            monkeypatch.setattr(recorded_work, "_fits", lambda one: False)
+        (_, model), groups = on_both()
+        meter = UpdateMeter(sgd(model), model, groups, 16, estimates=estimates)
+        generator = torch.Generator("cuda").manual_seed(0)
+        measurements = []
+        for update in range(12):
+            if update == 4:
+                for parameter in model.parameters():
+                    parameter.data = parameter.data.clone()
+            if update == 8:
+                torch.set_float32_matmul_precision("high")
+            meter.before(meter.sets)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn(parameter.shape, generator=generator, device="cuda"), alpha=0.01)
+            measurements.append(meter.after())
+            replayed = [one._graph is not None for one in meter._recordings._of.values()]
+            assert replayed == [update not in (0, 4, 8)] * recorded
+        torch.set_float32_matmul_precision("highest")
+        rows = [list(measurement.rows()) for measurement in measurements]
+        constants = [] if estimates else [measurement.constants() for measurement in measurements]
+        results.append((torch.tensor(rows).nan_to_num(7.0), constants))
+    assert torch.equal(results[0][0], results[1][0])
+    assert repr(results[0][1]) == repr(results[1][1])
+
+
+def test_what_cannot_be_recorded_is_done_as_it_is():
+    """Here: work that reads a number. Random numbers, memory and later recordings are as before."""
+    x, device = torch.arange(4.0, device="cuda"), torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)
+    state = torch.cuda.get_rng_state()
+    recorded = RecordedWork(device, torch.cuda.graph_pool_handle())
+    found = [recorded([lambda: (x * float(x.sum()),)])[0][0] for _ in range(3)]
+    assert all(torch.equal(one, 6 * x) for one in found)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    drawn = torch.rand(3, device="cuda")
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(3, device="cuda"), drawn)
+    other = RecordedWork(device, torch.cuda.graph_pool_handle())
+    for _ in range(3):
+        ((result,),) = other([lambda: (2 * x,)])
+        x.add_(1)
+    assert torch.equal(result, 2 * (x - 1))
+    assert other._graph is not None
+
+
+def test_a_monitored_run_is_the_plain_one_bit_for_bit(tmp_path):
+    """With dropout, whose random numbers a recording must not touch."""
+
+    def run(callbacks):
+        pl.seed_everything(0, verbose=False)
+        module = Module(dropout=0.3)
+        trainer = pl.Trainer(
+            max_steps=20, accelerator="gpu", devices=1, logger=False, callbacks=callbacks, enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, loader())
+        return [parameter.detach().cpu() for parameter in module.parameters()]
+
+    monitor = lt.BiLipschitzMonitor(max_overhead=None)
+    plain, monitored = run([]), run([monitor, lt.SharpnessMonitor(max_overhead=None)])
+    assert all(map(torch.equal, plain, monitored))
+    assert len({record.step for record in monitor.history}) == 20
+
+
+class Module(pl.LightningModule):
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(blocks(3), nn.Dropout(dropout))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def loader():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 6, generator=generator), torch.randint(0, 3, (64,), generator=generator)
+    return DataLoader(TensorDataset(x, y), batch_size=8)
 
 
 def test_a_fit_under_a_monitor_waits_for_nothing_in_its_steps(tmp_path):
     """Steps that are measured and not logged, after the groups are found."""
-    import pytorch_lightning as pl
-    from torch.utils.data import DataLoader, TensorDataset
-
-    class Module(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = blocks(3)
-
-        def forward(self, x):
-            return self.net(x)
-
-        def training_step(self, batch, batch_idx):
-            return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.01)
 
     class Strict(pl.Callback):
         def on_before_optimizer_step(self, trainer, *args):
@@ -96,10 +173,7 @@ def test_a_fit_under_a_monitor_waits_for_nothing_in_its_steps(tmp_path):
         max_steps=20, accelerator="gpu", devices=1, logger=False, callbacks=[monitor, Strict()],
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    try:
-        trainer.fit(Module(), DataLoader(TensorDataset(torch.randn(64, 6), torch.randint(0, 3, (64,))), batch_size=8))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    trainer.fit(Module(), loader())
     assert {record.step for record in monitor.history} == set(range(20))
 
 
