@@ -42,18 +42,24 @@ class Setting:
     optimizer: Callable[..., Optimizer]
     lr: float
     batch_size: int
+    sweep: tuple[float, ...]
     context: int | None = None
 
 
 SETTINGS = {
-    "mlp": Setting("MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128),
+    "mlp": Setting(
+        "MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128,
+        (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    ),
     "resnet": Setting(
         "ResNet-18, momentum", resnet18, lambda: resnet18(8),
         lambda params, lr: SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4), 0.05, 256,
+        (0.0125, 0.05, 0.1, 0.2, 0.4),
     ),
     "gpt": Setting(
         "GPT-2 size (85 M), AdamW", lambda: GPT(768, 12, 12, 512), lambda: GPT(32, 2, 2, 32),
-        lambda params, lr: AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1), 3e-4, 16, 512,
+        lambda params, lr: AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1), 3e-4, 16,
+        (1e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3), 512,
     ),
 }  # fmt: skip
 

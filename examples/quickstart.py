@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_topo as lt
-from lightning_topo.plots import plot_neuron_cloud, principal_plane
+from lightning_topo.plots import plot_neuron_cloud
 
 LEARNING_RATES = {"too low": 0.25, "follows η*": 1.0, "too high": 30.0}
 FOLLOWS = "follows η*"
@@ -126,10 +126,10 @@ def label(name: str) -> str:
 
 
 def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
-    """The neurons of each run at its end, in the plane and the colours of the start."""
+    """The neurons of each run at its end, each in its own principal plane, in the colours of the start."""
     panels = Figure(figsize=(12.8, 4.2), dpi=100, layout="constrained").subplots(1, len(rows))
     for ax, (name, row) in zip(panels, rows.items(), strict=True):
-        plot_neuron_cloud(row["end"], start=row["start"], plane=principal_plane(row["start"]), ax=ax)
+        plot_neuron_cloud(row["end"], start=row["start"], ax=ax)
         told = f"accuracy {row['accuracy']:.2f}, {row['after'].distinct} distinct neurons"
         ax.set_title("")  # its own, in the middle
         ax.set_title(f"{label(name)}\n{told}", loc="left", fontsize="medium")

@@ -129,7 +129,8 @@ def main() -> None:
     facts = [
         f"- images: {_kept(options.output, 'images') or 'none'}",
         f"- made by `{' '.join(['python examples/paper/run_all.py', *sys.argv[1:]])}` in {minutes:.1f} minutes "
-        f"({cpu:.1f} core minutes of training and measuring, in {options.processes} processes)",
+        f"({cpu:.1f} core minutes of training and measuring in all, at most {options.processes} at a time)",
+        *["- what `--only` leaves out is of an earlier run"] * (set(options.only) < set(CHOICES)),
         f"- torch {torch.__version__}, Python {platform.python_version()}",
     ]
     (options.output / "README.md").write_text(page(table, runs, figures, facts), encoding="utf-8")

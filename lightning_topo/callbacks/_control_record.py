@@ -26,6 +26,11 @@ class ControlRecord:
     critical_lr: float
 
 
+def optimizer_name(index: int) -> str:
+    """What stands in the keys of several optimizers' rates for the group."""
+    return f"optimizer_{index}"
+
+
 def control_metrics(records: Sequence[ControlRecord]) -> dict[str, float]:
     """The figures of one update of each optimizer, by their keys."""
     metrics: dict[str, float] = {}
@@ -34,6 +39,6 @@ def control_metrics(records: Sequence[ControlRecord]) -> dict[str, float]:
         values |= {f"log10_{name}": math.log10(value) for name, value in values.items() if value > 0}
         values["share"] = record.learning_rate / record.critical_lr
         for name, value in values.items():
-            key = CONTROL.of_run(name) if len(records) == 1 else CONTROL.of_group(f"optimizer_{record.optimizer}", name)
-            metrics[key] = value
+            one = optimizer_name(record.optimizer)
+            metrics[CONTROL.of_run(name) if len(records) == 1 else CONTROL.of_group(one, name)] = value
     return metrics

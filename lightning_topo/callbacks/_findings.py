@@ -31,6 +31,7 @@ def gather(callbacks: Iterable[OptionedCallback]) -> Findings:
         updates=[record for one in known for record in one.updates],
         topology=[record for one in known for record in one.topology],
         sharpness=[record for one in known for record in one.sharpness],
+        no_topology_because=next(filter(None, (one.no_topology_because for one in known)), ""),
         no_sharpness_because=next(filter(None, (one.no_sharpness_because for one in known)), ""),
         diverged=tuple(dict.fromkeys(name for one in known for name in one.diverged)),
         controlled=any(getattr(one, "active", False) for one in _named(callbacks, "control")),

@@ -155,9 +155,18 @@ class MonitoredFit:
 
     def why_nothing(self, updates: int) -> str:
         """Why no update was measured, of so many that were made."""
-        return f"No update was measured: {self._reason(updates)}"
+        unseen = "" if updates else "no optimizer of the Trainer made a step that could be seen."
+        reason = (
+            self._nothing_to_measure() or unseen or self._too_dear() or "those that were looked at moved no neurons."
+        )
+        return f"No update was measured: {reason}"
 
-    def _reason(self, updates: int) -> str:
+    def why_no_topology(self) -> str:
+        """Why no topology was measured."""
+        reason = self._nothing_to_measure() or self._too_dear() or "a warning said why during the fit."
+        return f"No topology was measured: {reason}"
+
+    def _nothing_to_measure(self) -> str:
         speaker = self.announcer.speaker
         if not self._seen_a_fit:
             return f"{speaker} has seen no fit. Put it into Trainer(callbacks=[...]) and call fit."
@@ -170,11 +179,12 @@ class MonitoredFit:
                 "no group of exchangeable neurons was found, for the reason that a warning gave at the start. They can "
                 "be named by groups=[NeuronGroup(...)]."
             )
-        if not updates:
-            return "no optimizer of the Trainer made a step that could be seen."
-        if not self.budget.made:
-            return (
-                f"each would have taken more than max_overhead={self.budget.max_overhead:g} leaves in a fit of this "
-                "length. Pass a larger max_overhead, or None to measure every due update."
-            )
-        return "those that were looked at moved no neurons."
+        return ""
+
+    def _too_dear(self) -> str:
+        if self.budget.made:
+            return ""
+        return (
+            f"each would have taken more than max_overhead={self.budget.max_overhead:g} leaves in a fit of this "
+            "length. Pass a larger max_overhead, or None to measure all that are due."
+        )

@@ -51,12 +51,14 @@ def write_layout(trainer: Any) -> None:
     if not all(monitor.ready for monitor in monitors):
         return
     layout: dict[str, dict[str, list[Any]]] = {}
+    sections: dict[str, str] = {}  # of each title
     for monitor in sorted(monitors, key=lambda monitor: _ORDER.index(monitor.name)):
         for title, tags in monitor.charts().items():
-            if any(title in charts for charts in layout.values()):
-                continue
-            # Tags are regular expressions there.
-            exact = [f"^{re.escape(tag)}$" for tag in tags]
-            layout.setdefault(f"lightning_topo: {monitor.name}", {})[title] = ["Multiline", exact]
+            # A rate is that of the callback that sets it, at each update.
+            if title not in sections or monitor.name == "control":
+                section = sections.setdefault(title, f"lightning_topo: {monitor.name}")
+                # Tags are regular expressions there.
+                exact = [f"^{re.escape(tag)}$" for tag in tags]
+                layout.setdefault(section, {})[title] = ["Multiline", exact]
     for logger in filter(is_tensorboard, trainer.loggers):
         logger.experiment.add_custom_scalars(layout)

@@ -327,7 +327,8 @@ class PersistenceMonitor(OptionedCallback):
 
     def findings(self) -> Findings:
         """What has been measured in the present or last fit, for a verdict or a report."""
-        return Findings(topology=self._fit.of_run(self.history))
+        topology = self._fit.of_run(self.history)
+        return Findings(topology=topology, no_topology_because="" if topology else self._fit.why_no_topology())
 
     def summary(self) -> Verdict:
         """Say what the present or last fit did to the neurons; ``print`` it."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lightning_topo._lightning import rank_zero_info
 from lightning_topo.callbacks._announcer import Announcer
 from lightning_topo.callbacks._cadence import Cadence
+from lightning_topo.callbacks._charts import Charts, control_charts
 from lightning_topo.callbacks._control_record import ControlRecord, control_metrics
 from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
@@ -20,7 +21,6 @@ from lightning_topo.callbacks._options import require_positive_int, require_shar
 from lightning_topo.callbacks._processes import Processes, hidden_updates
 from lightning_topo.callbacks._releasing import ReleasingCallback
 from lightning_topo.callbacks._state import SavedState, figures
-from lightning_topo.callbacks.log_keys import CONTROL
 from lightning_topo.control import (
     PlannedSchedule,
     RateController,
@@ -200,13 +200,9 @@ class TopologicalRateControl(ReleasingCallback):
         self._keep_states()
         self._controllers = {}
 
-    def charts(self) -> dict[str, list[str]]:
+    def charts(self) -> Charts:
         """TensorBoard charts: title and the tags drawn together."""
-        logarithms = [CONTROL.of_run(f"log10_{name}") for name in ("learning_rate", "critical_lr")]
-        return {
-            "learning rate η": [CONTROL.of_run("learning_rate")],
-            "learning rate η and critical learning rate η*, log10": logarithms,
-        }
+        return control_charts(len(getattr(self._followed.trainer, "optimizers", ())))
 
     def _before_step(self, index: int, optimizer: Optimizer) -> None:
         """Set the rates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lightning_topo.plots._style import GREY, LINE_COLOURS
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _FEW_POINTS = 60
 # So many groups get a colour each, the ones with the largest values; the rest are grey.
 _MOST_COLOURED = len(LINE_COLOURS)
+# Letters of a name of which two are wider than the axes, also with the large letters of a card.
+_LONG_NAME = 20
 # A logarithmic axis of fewer decades has ticks within them.
 _NARROW = 300.0
 RATE, CRITICAL, OF_LOSS = "#0072B2", "#D55E00", "#009E73"
@@ -33,10 +36,11 @@ def draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest: 
     """A line a group; those that matter most in colour, the others grey."""
     sign = -1 if lowest else 1
     order = sorted(courses, key=lambda name: max(sign * value for _, value in courses[name]), reverse=True)
+    labels = _shortened(order)
     coloured = order[:_MOST_COLOURED] if len(order) <= _MOST_COLOURED else order[:3]
     for name in reversed(order):
         if name in coloured:
-            draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=name, zorder=3)
+            draw_line(ax, courses[name], color=LINE_COLOURS[coloured.index(name)], label=labels[name], zorder=3)
         else:
             draw_line(ax, courses[name], color=GREY, alpha=0.5, label="_" + name, zorder=2)
     if len(order) > len(coloured):
@@ -45,7 +49,16 @@ def draw_courses(ax: Axes, courses: dict[str, list[tuple[int, float]]], lowest: 
     finish(ax)
 
 
-def _plain_ticks(ax: Axes) -> None:
+def _shortened(names: Sequence[str]) -> dict[str, str]:
+    """Names for a legend: where some are long, what they all begin with is left out."""
+    if not names or max(map(len, names)) <= _LONG_NAME:
+        return {name: name for name in names}
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = "".join(f"{parts[0]}." for parts in takewhile(lambda parts: len(set(parts)) == 1, parents))
+    return {name: f"…{name.removeprefix(shared)}" if shared else name for name in names}
+
+
+def plain_ticks(ax: Axes) -> None:
     """Few ticks of a logarithmic axis, also where it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -74,9 +87,11 @@ def draw_rates(ax: Axes, lines: Mapping[str, tuple[str, Sequence[tuple[int, floa
 def finish(ax: Axes) -> None:
     """Ticks, legend and frame; where nothing was drawn it says so."""
     if ax.get_yscale() == "log":
-        _plain_ticks(ax)
+        plain_ticks(ax)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, loc="best", ncols=2, columnspacing=1.0, handlelength=1.2)
+    labels = ax.get_legend_handles_labels()[1]
+    if labels:
+        columns = 2 if max(map(len, labels)) <= _LONG_NAME else 1
+        ax.legend(frameon=False, loc="best", ncols=columns, columnspacing=1.0, handlelength=1.2)
     else:
         ax.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)

@@ -15,6 +15,7 @@ from lightning_topo.plots._courses import (
     draw_line,
     draw_rates,
     finish,
+    plain_ticks,
 )
 from lightning_topo.plots._style import GREY, new_axes, notebook_axes, show_if
 from lightning_topo.plots.picture import card_letters
@@ -50,10 +51,12 @@ def plot_criticality(records: Sequence[Any], ax: Axes | None = None, show: bool 
     """
     ax = notebook_axes(show) if ax is None else ax
     ax.set_yscale("log")
-    draw_courses(ax, courses_of(records, lambda record: record.criticality or math.nan))
-    low, high = ax.get_ylim() if ax.lines else (0.1, 1.0)
+    courses = courses_of(records, lambda record: record.criticality or math.nan)
+    draw_courses(ax, courses)
+    low, high = ax.get_ylim() if courses else (0.1, 1.0)
     ax.axhline(1.0, color=GREY, lw=1, ls="--", zorder=1)
     ax.set(ylim=(low, max(high, 1.5)), ylabel="criticality κ", title="κ of each update")
+    plain_ticks(ax)
     show_if(show)
     return ax
 

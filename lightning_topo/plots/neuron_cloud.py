@@ -95,8 +95,8 @@ def plot_neuron_cloud(
     Args:
         points: Neurons now, shape (n, D). Rows that are not finite are left out, and the title counts them.
         start: The same neurons at the start, shape (n, D'); by default the colours are those of ``points`` itself.
-        plane: Mean and basis as ``principal_plane`` gives them, to draw clouds of several times in one plane; by
-            default that of ``points``.
+        plane: Mean and basis as ``principal_plane`` gives them, to draw clouds of several times in one plane, on fixed
+            axes; by default that of ``points``. The labels say how much of the variance it shows.
         ax: Axes to draw on; by default those of a new figure of 640x480 pixels, which is ``ax.figure``.
 
     Returns:
@@ -146,6 +146,15 @@ def _title(n: int, n_shown: int, has_start: bool) -> str:
     return f"Neuron cloud: {n} neurons{left_out}" + (", coloured by start" if has_start else "")
 
 
+def _shares(points: Tensor, flat: Tensor) -> list[str]:
+    """How much of the cloud's variance each axis of a plane shows."""
+    variance = points.var(0, correction=0).sum()
+    if variance.sqrt() <= torch.finfo(points.dtype).eps * points.abs().max():
+        return ["all neurons coincide"] * flat.shape[1]
+    shares = (flat.var(0, correction=0) / variance).tolist()
+    return [f"{share:.0%} of the variance" if share >= 0.01 else "under 1% of the variance" for share in shares]
+
+
 def start_colours(start: Tensor) -> np.ndarray:
     """Colours of neurons by where they lay in the plane of their start, RGB in [0, 1], shape (n, 3)."""
     mean, basis = principal_plane(start)
@@ -161,12 +170,13 @@ def _scatter(ax: Axes, points: Tensor, plane: tuple[Tensor, Tensor] | None, colo
     else:
         mean, basis = principal_plane(points) if plane is None else (part.to(points) for part in plane)
         flat = (points - mean) @ basis
-        shares = flat.var(0, correction=0) / points.var(0, correction=0).sum().clamp_min(torch.finfo(flat.dtype).tiny)
-        labels = [f"principal axis {k + 1} ({share:.0%} of the variance)" for k, share in enumerate(shares.tolist())]
+        axis = "principal axis" if plane is None else "fixed axis"
+        labels = [f"{axis} {k + 1} ({share})" for k, share in enumerate(_shares(points, flat))]
     x, y = flat.cpu().numpy().T
     ax.scatter(x, y, s=size, c=colours, lw=0)
     width, height = np.ptp(x), np.ptp(y)
     if max(width, height) <= _MAX_ASPECT * min(width, height):
         ax.set_aspect("equal", adjustable="datalim")
+    ax.locator_params(nbins=5)  # also with the large letters of a card
     ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.spines[["top", "right"]].set_visible(False)

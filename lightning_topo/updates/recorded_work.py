@@ -19,6 +19,8 @@ from lightning_topo.updates.placement import AlikeGroups
 _MOST_MEMORY = 1 / 64
 # Clouds' worth of memory that a comparison takes, as measured: 9 to 15.
 _COPIES = 12
+# Of different choices of sets.
+_MOST_RECORDINGS = 32
 # Sets are worked on side by side, for their operations are too small to fill the device.
 _LANES = 8
 
@@ -57,12 +59,17 @@ class Recordings:
         found: dict[AlikeGroups, Results] = {}
         for device in {one.device for one in sets if one.device.type == "cuda"}:
             fit = tuple(one for one in sets if one.device == device and _fits(one))
-            if fit and fit not in self._of:
-                pool = self._pools.setdefault(device, torch.cuda.graph_pool_handle())
-                self._of[fit] = RecordedWork(device, pool, _lanes(fit))
-            if fit:
-                found |= zip(fit, self._of[fit]([partial(work, one) for one in fit]), strict=True)
+            recording = self._recording(device, fit) if fit else None
+            if recording is not None:
+                found |= zip(fit, recording([partial(work, one) for one in fit]), strict=True)
         return found
+
+    def _recording(self, device: torch.device, sets: tuple[AlikeGroups, ...]) -> RecordedWork | None:
+        """That of these sets; None where too many choices of sets have been recorded."""
+        if sets not in self._of and len(self._of) < _MOST_RECORDINGS:
+            pool = self._pools.setdefault(device, torch.cuda.graph_pool_handle())
+            self._of[sets] = RecordedWork(device, pool, _lanes(sets))
+        return self._of.get(sets)
 
 
 def _bytes(one: AlikeGroups) -> int:

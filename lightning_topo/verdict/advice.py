@@ -41,8 +41,8 @@ def advice(findings: Findings) -> str:
         return _of_broken(findings, worst)
     if findings.measured < _FEW:
         return (
-            f"{_count(findings.measured, 'update')} measured of {findings.made:,} are too few to judge the learning "
-            "rate by: train longer, or pass max_overhead=None to measure every update."
+            f"Too few updates were measured to judge the learning rate by, {findings.measured} of {findings.made:,}: "
+            "train longer, or pass max_overhead=None to measure every update."
         )
     return _of_intact(findings, worst)
 
@@ -140,10 +140,6 @@ def _names(names: list[str] | tuple[str, ...]) -> str:
     if len(names) > 3:
         return f"{names[0]}, {names[1]} and {len(names) - 2} more groups"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _ceil(value: float) -> float:

@@ -45,7 +45,8 @@ class Findings:
         clones_excluded: Whether every update was measured, on all neurons, and had κ < 1: none have become clones.
         controlled: Whether TopologicalRateControl chose the rates.
         nothing_because: Why no update was measured, as a whole sentence; empty where some were.
-        no_sharpness_because: The same of the sharpness of the loss, where it was to be measured.
+        no_topology_because: The same of the neurons' topology, where it was to be measured.
+        no_sharpness_because: The same of the sharpness of the loss.
     """
 
     updates: Sequence[UpdateRecord] = ()
@@ -60,6 +61,7 @@ class Findings:
     clones_excluded: bool = False
     controlled: bool = False
     nothing_because: str = ""
+    no_topology_because: str = ""
     no_sharpness_because: str = ""
 
 

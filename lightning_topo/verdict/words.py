@@ -73,10 +73,11 @@ def verdict(findings: Findings) -> Verdict:
         >>> print(verdict(Findings(nothing_because="No update was measured: the fit made no optimizer step.")))
         No update was measured: the fit made no optimizer step.
     """
-    unmeasured = "" if findings.sharpness else findings.no_sharpness_because
+    no_sharpness = "" if findings.sharpness else findings.no_sharpness_because
+    no_topology = "" if findings.topology else findings.no_topology_because
     rates = _rates(findings) or _rates_of_loss(findings)
-    parts = (_largest(findings), _broken(findings), rates, unmeasured, _neurons(findings), advice(findings))
-    return Verdict(tuple(filter(None, parts)))
+    of_updates, of_neurons = (_largest(findings), _broken(findings), rates), (_neurons(findings), no_topology)
+    return Verdict(tuple(filter(None, (*of_updates, no_sharpness, *of_neurons, advice(findings)))))
 
 
 def _largest(findings: Findings) -> str:
@@ -150,12 +151,14 @@ def _neurons(findings: Findings) -> str:
         return ""
     lower, upper = min(known, key=lambda record: record.lower), max(known, key=lambda record: record.upper)
     if courses:
-        end = "their topology was measured once, so that there is nothing to compare"
+        end = "; their topology was measured once, so that there is nothing to compare."
+    elif findings.no_topology_because:
+        end = "."
     else:
-        end = "PersistenceMonitor() tells how many stay distinct"
+        end = "; PersistenceMonitor() tells how many stay distinct."
     return (
         f"Neurons: a single measured update changed distances between them by factors from {lower.lower:.3g} "
-        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}); {end}."
+        f"({lower.group}, step {lower.step:,}) to {upper.upper:.3g} ({upper.group}, step {upper.step:,}){end}"
     )
 
 

@@ -144,6 +144,24 @@ def test_sharpness_alone_has_a_chart_of_its_rates(classifier, trainer, data, tmp
     assert critical == pytest.approx([math.log10(rate) for rate in positive], rel=1e-5)
 
 
+def test_rates_that_are_set_are_drawn_once_in_the_chart_of_rates(classifier, trainer, data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    callbacks = [lt.SharpnessMonitor(max_overhead=None), lt.BiLipschitzMonitor(), lt.TopologicalRateControl()]
+    trainer(callbacks, logger=logger, log_every_n_steps=2, max_epochs=1).fit(classifier(), data())
+    events = EventAccumulator(logger.log_dir).Reload()
+    written = events.Tensors("custom_scalars__config__")[-1]
+    layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
+    (rates,) = [tuple(c.multiline.tag) for part in layout.category for c in part.chart if "log10 of the l" in c.title]
+    tags = "control/log10_learning_rate", "control/log10_critical_lr", "sharpness/log10_critical_lr"
+    assert rates == tuple(f"^{tag}$" for tag in tags)
+    logged = [event.value for event in events.Scalars(tags[0])]
+    positive = [record.learning_rate for record in callbacks[-1].history if record.learning_rate > 0]
+    assert logged == pytest.approx([math.log10(rate) for rate in positive], rel=1e-5)
+
+
 def deep(n_hidden):
     """A perceptron with some hidden layers, each a neuron group."""
     layers = [(torch.nn.Linear(6, 6), torch.nn.Tanh()) for _ in range(n_hidden)]

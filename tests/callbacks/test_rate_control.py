@@ -117,10 +117,19 @@ def test_several_optimizers_have_a_rate_each(trainer, recorder):
             ]
 
     torch.manual_seed(0)
+    charts = []
+
+    class Look(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            charts.append(control.charts())
+
     control = lt.TopologicalRateControl()
-    made = trainer([control], logger=[recorder])
+    made = trainer([Look(), control], logger=[recorder])
     made.fit(Pair(), loader())
     assert {"control/optimizer_0/learning_rate", "control/optimizer_1/learning_rate"} <= made.callback_metrics.keys()
+    (tags,) = charts[0].values()
+    drawn = {f"control/optimizer_{i}/log10_{name}" for i in (0, 1) for name in ("learning_rate", "critical_lr")}
+    assert drawn < set(tags)
     first, second = (recorder.series(f"control.optimizer_{i}.learning_rate") for i in (0, 1))
     assert first != second
     assert first[-1][1] < first[5][1]  # the cosine ends with the batches, however many steps each makes

@@ -108,6 +108,14 @@ def test_no_history_says_why(classifier, trainer, data):
     if not rare.history:  # the first measurement may be too short to be felt, and then is made
         assert "more than max_overhead=1e-09 leaves" in str(rare.summary())
     alone = lt.PersistenceMonitor(max_overhead=None, groups="net.*")
+    assert alone.summary().lines[0].startswith("No topology was measured: PersistenceMonitor has seen no fit.")
+    monitor, rare = lt.BiLipschitzMonitor(max_overhead=None), lt.PersistenceMonitor(max_overhead=1e-9)
+    trainer([monitor, rare], max_epochs=1).fit(classifier(), data())
+    if not rare.history:
+        squeezed, why, _ = monitor.summary().lines[-3:]
+        assert squeezed.startswith("Neurons: a single measured update changed distances")
+        assert "PersistenceMonitor" not in squeezed
+        assert why.startswith("No topology was measured: each would have taken more than max_overhead=1e-09")
     trainer([alone], max_epochs=1).fit(classifier(), data())
     assert alone.summary().lines[-1].startswith("The neurons of no update were compared: add BiLipschitzMonitor()")
 

@@ -39,6 +39,14 @@ def test_a_line_a_group_and_the_bound():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_of_long_names_the_legend_leaves_out_what_all_begin_with():
+    names = [f"model.encoder.layers.{number}.linear1" for number in range(3)]
+    ax = plot_criticality([record(0, name, 0.1) for name in names])
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {f"…{number}.linear1" for number in range(3)}
+    alone = plot_criticality([record(0, "a_name_of_one_part_that_is_long", 0.1)])
+    assert [text.get_text() for text in alone.get_legend().get_texts()] == ["a_name_of_one_part_that_is_long"]
+
+
 def test_of_many_groups_the_largest_have_names():
     many = [record(step, f"g{number}", 0.01 * (number + 1)) for number in range(20) for step in range(3)]
     ax = plot_criticality(many)

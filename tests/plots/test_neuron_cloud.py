@@ -59,6 +59,19 @@ def test_draws_the_principal_coordinates():
     assert ax.get_xlabel() == f"principal axis 1 ({share:.0%} of the variance)"
 
 
+def test_the_axes_say_which_they_are_and_how_little_they_may_show():
+    start = torch.zeros(40, 7)
+    start[:, :2] = _cloud(40, 2)
+    plane = principal_plane(start)
+    elsewhere = start.clone()
+    elsewhere[:, 3] = torch.linspace(-100, 100, 40)
+    ax = plot_neuron_cloud(elsewhere, start=start, plane=plane)
+    assert ax.get_xlabel() == "fixed axis 1 (under 1% of the variance)"
+    collapsed = torch.ones(40, 1) * torch.linspace(0.1, 0.7, 7)
+    for chosen, label in ((None, "principal axis 1"), (plane, "fixed axis 1")):
+        assert plot_neuron_cloud(collapsed, plane=chosen).get_xlabel() == f"{label} (all neurons coincide)"
+
+
 def test_two_coordinates_are_drawn_as_they_are():
     cloud = _cloud(40, 2)
     ax = plot_neuron_cloud(cloud)

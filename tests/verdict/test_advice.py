@@ -70,7 +70,7 @@ def test_a_diverged_run(course, findings):
 
 def test_too_few_updates_give_no_advice_on_the_rate(course, findings):
     said = advice(findings(course(0.001, 0.001), made=500))
-    assert said.startswith("2 updates measured of 500 are too few to judge the learning rate by")
+    assert said.startswith("Too few updates were measured to judge the learning rate by, 2 of 500")
 
 
 def test_updates_that_were_not_measured_may_have_had_higher_rates(course, findings):
