@@ -23,10 +23,10 @@ from lightning_topo.updates.reach import differences
 MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
-# G groups that are each below their part b/√G keep the bound b: κ is exact from this share of the part on.
+# κ is evaluated where the groups together, or one of G its part b/√G, may come to this share of what they may have,
 _EXACT_FROM = 0.99
-# Where others are above their part, κ is exact from this share on. For each group below, this share is counted, which
-# all together is at most a hundredth of b².
+# and is exact from this share of the part on. For each group below, this share is counted, which all together is at
+# most a hundredth of b².
 _COUNTED = 0.1
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
@@ -216,18 +216,11 @@ class StepClipper:
             certain = self._bounds.reach.look(self._moved, certain)
             if all(certain):
                 return [math.nan] * len(self._clouds)
-        reach = self._bounds.reach.of_groups(self._moved, None if exact else certain).tolist()
-        kappas = self._bounds.criticalities(reach)
-        # Sets that needed no look have a reach of 0, and may be anywhere below their part.
-        reach = [one if 0 < one < 1 else 1.0 for one in reach]
-        at_most = [
-            self._part * max(one, _COUNTED) if math.isnan(k) else k for k, one in zip(kappas, reach, strict=True)
-        ]
-        if math.hypot(*at_most) <= self.bound:
-            return kappas
-        unknown = [math.isnan(kappa) and one >= _COUNTED for kappa, one in zip(kappas, reach, strict=True)]
-        others = self._bounds.criticalities([math.inf if one else 0.0 for one in unknown], _COUNTED * self._part)
-        return [other if math.isnan(kappa) else kappa for kappa, other in zip(kappas, others, strict=True)]
+        reach, below = self._bounds.reach.together(self._moved, _EXACT_FROM * self.bound)
+        if below:
+            return [math.nan] * len(self._clouds)
+        least = _COUNTED * self._part
+        return self._bounds.criticalities([0.0 if one * self.bound < least else math.inf for one in reach], least)
 
     def _largest(self) -> list[float]:
         """Of each displacement, whose norm may be beyond the largest number."""
