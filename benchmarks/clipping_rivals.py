@@ -7,7 +7,7 @@ update clipping (StableAdamW, 2304.13013), and step clipping in several forms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping import StepClipper, topological_step_clipping
+from lightning_topo.clipping import clipper as clipper_module
 from lightning_topo.clipping.followed_bound import FollowedBound
 from lightning_topo.updates.optimizer_state import OptimizerMemory
 
@@ -188,10 +189,18 @@ class CoolDown:
         memory.scale_pushes(dict.fromkeys(due, 0.0))
 
 
-def form(bound: float, remember: Callable[[], Remember] | None = None, follows: bool = True) -> Guard:
+def alone(kappas: Sequence[float], bound: float) -> float:
+    """Each group comes down to the bound, whatever the others do."""
+    return bound if max(kappas) > bound else math.inf
+
+
+def form(
+    bound: float, remember: Callable[[], Remember] | None = None, follows: bool = True, together: bool = True
+) -> Guard:
     @contextmanager
     def guard(model: nn.Module, optimizer: Optimizer, x: Tensor) -> Iterator[StepClipper]:
-        with topological_step_clipping(optimizer, model, None, bound, example_input=x[:4]) as clipper:
+        level = nullcontext() if together else mock.patch.object(clipper_module, "common_level", alone)
+        with level, topological_step_clipping(optimizer, model, None, bound, example_input=x[:4]) as clipper:
             if remember is not None:
                 act, memory = remember(), clipper._memory
                 clipper._memory = mock.Mock(
@@ -210,6 +219,7 @@ FORMS: dict[str, Guard] = {
     "0.2, moments reset": form(0.2, lambda: reset),
     "0.2, reset with a cool-down": form(0.2, CoolDown),
     "0.2, a bound that stands still": form(0.2, follows=False),
+    "0.2, each group by itself": form(0.2, together=False),
     "0.1, moments scaled": form(0.1),
     "0.4, moments scaled": form(0.4),
 }

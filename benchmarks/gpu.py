@@ -5,8 +5,8 @@
     python benchmarks/gpu.py control --steps 1000  # validation loss under rate control beside a sweep of five rates
     python benchmarks/gpu.py page                  # docs/evidence/gpu.md from what is there
 
-Precision is bf16-mixed. A step's time is wall time after the first ten steps; runs with and without a callback follow
-each other, and the plain one is made again at the end. Each result is appended to ``--out`` as it comes. With
+Precision is bf16-mixed. A step's time is wall time after the first ten steps; plain runs are made before and after each
+one with a callback. Each result is appended to ``--out`` as it comes. With
 ``--small`` everything runs on tiny networks, on the CPU where there is no GPU: to see whether the script works.
 """
 
@@ -17,13 +17,14 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from gpu_networks import SETTINGS, Module, Setting, batches, validation_loss
+from gpu_page import page
 from pytorch_lightning.tuner import Tuner
 from rates import quiet
 
@@ -36,7 +37,6 @@ NEVER = 1e-9  # a share of the training time that no measurement keeps
 SEED = 1
 
 GUARDS: dict[str, Callable[[], list[Any]]] = {
-    "plain": lambda: [],
     "three monitors, idle": lambda: [
         lt.BiLipschitzMonitor(max_overhead=NEVER),
         lt.PersistenceMonitor(max_overhead=NEVER),
@@ -48,9 +48,8 @@ GUARDS: dict[str, Callable[[], list[Any]]] = {
     "three monitors": lambda: [lt.BiLipschitzMonitor(), lt.PersistenceMonitor(), lt.SharpnessMonitor()],
     "BiLipschitzMonitor, every update": lambda: [lt.BiLipschitzMonitor(max_overhead=None)],
     "step clipping, nothing near": lambda: [lt.TopologicalStepClipping(1.0)],
-    "step clipping, every update clipped": lambda: [lt.TopologicalStepClipping(1e-4)],
+    "step clipping, every update clipped": lambda: [lt.TopologicalStepClipping(3e-3)],
     "rate control": lambda: [lt.TopologicalRateControl()],
-    "plain again": lambda: [],
 }
 
 
@@ -87,32 +86,37 @@ class Timer(pl.Callback):
             trainer.should_stop = True
 
 
-def steps(name: str, setting: Setting, small: bool, seconds: float, guards: list[str]) -> list[dict[str, Any]]:
-    """The time of a step with each callback."""
-    rows: list[dict[str, Any]] = []
-    for guard in ("warm-up", *guards):
-        callbacks, timer = GUARDS.get(guard, list)(), Timer(seconds)
-        pl.seed_everything(SEED, verbose=False)
-        trainer(callbacks=[timer, *callbacks]).fit(Module(setting, small), batches(setting, small, DEVICE))
+def timed(setting: Setting, small: bool, seconds: float, callbacks: list[Any]) -> Timer:
+    pl.seed_everything(SEED, verbose=False)
+    timer = Timer(seconds)
+    trainer(callbacks=[timer, *callbacks]).fit(Module(setting, small), batches(setting, small, DEVICE))
+    return timer
+
+
+def steps(name: str, setting: Setting, small: bool, seconds: float, guards: list[str]) -> Iterator[dict[str, Any]]:
+    """The time of a step with each callback over that of the plain runs before and after it."""
+    timed(setting, small, seconds / 2, [])
+    plain = timed(setting, small, seconds, []).milliseconds
+    for guard in guards:
+        callbacks = GUARDS[guard]()
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        timer = timed(setting, small, seconds, callbacks)
         row = {"network": name, "guard": guard, "ms": timer.milliseconds, "steps": timer.steps, "first": timer.first}
         row["coverage"] = {
             type(one).__name__: [one._budget.made, one._budget.due] for one in callbacks if hasattr(one, "_budget")
         }
+        row["clipped"] = sum(getattr(one, "clipped_updates", 0) for one in callbacks)
         if DEVICE == "cuda":
             row["GiB"] = torch.cuda.max_memory_allocated() / 2**30
-            torch.cuda.reset_peak_memory_stats()
-        if guard != "warm-up":
-            plain = rows[0]["ms"] if rows else row["ms"]
-            rows.append(row | {"ratio": row["ms"] / plain})
-            print(name, guard, {k: v for k, v in rows[-1].items() if k not in ("network", "guard")}, flush=True)
         del callbacks
         gc.collect()
-    return rows
+        before, plain = plain, timed(setting, small, seconds, []).milliseconds
+        yield row | {"plain": [before, plain], "ratio": 2 * timer.milliseconds / (before + plain)}
 
 
-def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> list[dict[str, Any]]:
+def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> Iterator[dict[str, Any]]:
     """The time of measuring one update of all groups: until it is queued, and until it is done."""
-    rows = []
     pl.seed_everything(SEED, verbose=False)
     model = Module(setting, small).to(DEVICE)
     batch = next(iter(batches(setting, small, DEVICE)))
@@ -137,17 +141,13 @@ def measurement(name: str, setting: Setting, small: bool, repeats: int = 30) -> 
             list(found.rows())
             queued.append(1e3 * (middle - began + end - after))
             done.append(1e3 * (time.perf_counter() - after))
-        rows.append(
-            {
-                "network": name, "what": what, "groups": len(groups), "sets": len(meter.sets),
-                "queued": statistics.median(queued[3:]), "done": statistics.median(done[3:]),
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "network": name, "what": what, "groups": len(groups), "sets": len(meter.sets),
+            "queued": statistics.median(queued[3:]), "done": statistics.median(done[3:]),
+        }  # fmt: skip
 
 
-def search(name: str, setting: Setting, small: bool, steps: int) -> list[dict[str, Any]]:
+def search(name: str, setting: Setting, small: bool, steps: int) -> Iterator[dict[str, Any]]:
     """η* and the suggestion, and the time of the search beside Lightning's."""
     pl.seed_everything(SEED, verbose=False)
     module, began = Module(setting, small, steps=steps), time.perf_counter()
@@ -156,45 +156,46 @@ def search(name: str, setting: Setting, small: bool, steps: int) -> list[dict[st
     pl.seed_everything(SEED, verbose=False)
     module, began = Module(setting, small), time.perf_counter()
     theirs = Tuner(trainer(steps)).lr_find(module, batches(setting, small, DEVICE, seed=3), update_attr=False)
-    row = {
+    yield {
         "network": name, "critical_lr": found.critical_lr, "suggestion": found.suggestion(), "status": found.status,
         "steps": found.total_steps, "seconds": ours, "theirs": theirs.suggestion() if theirs else None,
         "their_seconds": time.perf_counter() - began,
     }  # fmt: skip
-    print(row, flush=True)
-    return [row]
 
 
-RATES = {
-    "mlp": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
-    "resnet": (0.0125, 0.05, 0.1, 0.2, 0.4),
-    "gpt": (1e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3),
-}
+class Rates(pl.Callback):
+    """Remembers the rates that a control uses, a hundredth of them."""
+
+    def __init__(self, control: Any) -> None:
+        self.control, self.rates = control, list[float]()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step % max(1, trainer.max_steps // 100) == 0:
+            self.rates += self.control.learning_rates.values()
 
 
-def control(name: str, setting: Setting, small: bool, steps: int) -> list[dict[str, Any]]:
+def control(name: str, setting: Setting, small: bool, steps: int) -> Iterator[dict[str, Any]]:
     """Validation loss at the end of a run under rate control, and at five rates."""
-    rows = []
-    runs: list[tuple[str, float | None]] = [("rate control", None), *((f"{lr:g}", lr) for lr in RATES[name])]
+    runs: list[tuple[str, float | None]] = [("rate control", None), *((f"{lr:g}", lr) for lr in setting.sweep)]
     for what, lr in runs:
         pl.seed_everything(SEED, verbose=False)
         callback = lt.TopologicalRateControl() if lr is None else None
         module, began = Module(setting, small, lr, steps), time.perf_counter()
-        trainer(steps, [] if callback is None else [callback]).fit(module, batches(setting, small, DEVICE, seed=7))
+        used = Rates(callback)
+        trainer(steps, [] if callback is None else [callback, used]).fit(
+            module, batches(setting, small, DEVICE, seed=7)
+        )
         wait()
         seconds = time.perf_counter() - began
         loss = validation_loss(module, small, DEVICE)
-        rows.append({"network": name, "run": what, "steps": steps, "loss": loss, "seconds": seconds})
-        if callback is not None:
-            rows[-1]["rates"] = [c.range for _, c in callback._controlled]
-        print(rows[-1], flush=True)
+        row = {"network": name, "run": what, "steps": steps, "loss": loss, "seconds": seconds}
+        yield row | ({} if callback is None else {"rates": used.rates})
         gc.collect()
-    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=["measurement", "steps", "search", "control"])
+    parser.add_argument("parts", nargs="+", choices=["measurement", "steps", "search", "control", "page"])
     parser.add_argument("--networks", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--guards", nargs="+", choices=list(GUARDS), default=list(GUARDS))
     parser.add_argument("--seconds", type=float, default=3.0, help="of timed steps, of each callback")
@@ -202,18 +203,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=EVIDENCE / "gpu.jsonl")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
+    if options.parts == ["page"]:
+        rows = [json.loads(row) for row in options.out.read_text().splitlines()]
+        options.out.with_suffix(".md").write_text(page(rows))
+        return
     quiet()
-    parts: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+    parts: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
         "measurement": lambda name: measurement(name, SETTINGS[name], options.small),
         "steps": lambda name: steps(name, SETTINGS[name], options.small, options.seconds, options.guards),
         "search": lambda name: search(name, SETTINGS[name], options.small, options.steps),
         "control": lambda name: control(name, SETTINGS[name], options.small, options.steps),
     }
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
     for part in options.parts:
         for name in options.networks:
-            rows = parts[part](name)
-            with options.out.open("a") as file:
-                file.writelines(json.dumps({"part": part, **row}) + "\n" for row in rows)
+            for row in parts[part](name):
+                print(row, flush=True)
+                with options.out.open("a") as file:
+                    file.write(json.dumps({"part": part, "when": "after", "device": device, **row}) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,31 +8,12 @@ from functools import cache
 
 import pytorch_lightning as pl
 import torch
-from rates_tasks import VOCABULARY, Block, Residual, fashion, text
+from rates_tasks import GPT, Residual, fashion, text
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 VALIDATION_BATCHES = 32
-
-
-class GPT(nn.Module):
-    """GPT-2's shape at its smallest, for bytes."""
-
-    def __init__(self, width: int = 768, depth: int = 12, heads: int = 12, context: int = 512) -> None:
-        super().__init__()
-        self.token, self.position = nn.Embedding(VOCABULARY, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, causal=True) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        x = self.token(codes) + self.position(torch.arange(codes.shape[1], device=codes.device))
-        return self.head(self.norm(self.blocks(x)))
 
 
 def mlp(width: int = 1024) -> nn.Module:
@@ -61,18 +42,24 @@ class Setting:
     optimizer: Callable[..., Optimizer]
     lr: float
     batch_size: int
+    sweep: tuple[float, ...]
     context: int | None = None
 
 
 SETTINGS = {
-    "mlp": Setting("MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128),
+    "mlp": Setting(
+        "MLP 784-1024-1024-10, Adam", mlp, lambda: mlp(64), Adam, 1e-3, 128,
+        (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    ),
     "resnet": Setting(
         "ResNet-18, momentum", resnet18, lambda: resnet18(8),
         lambda params, lr: SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4), 0.05, 256,
+        (0.0125, 0.05, 0.1, 0.2, 0.4),
     ),
     "gpt": Setting(
-        "GPT-2 size (85 M), AdamW", GPT, lambda: GPT(32, 2, 2, 32),
-        lambda params, lr: AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1), 3e-4, 16, 512,
+        "GPT-2 size (85 M), AdamW", lambda: GPT(768, 12, 12, 512), lambda: GPT(32, 2, 2, 32),
+        lambda params, lr: AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1), 3e-4, 16,
+        (1e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3), 512,
     ),
 }  # fmt: skip
 

@@ -205,9 +205,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, width: int = 64, depth: int = 3, heads: int = 4) -> None:
+    def __init__(self, width: int = 64, depth: int = 3, heads: int = 4, context: int = CONTEXT) -> None:
         super().__init__()
-        self.token, self.position = nn.Embedding(VOCABULARY, width), nn.Embedding(CONTEXT, width)
+        self.token, self.position = nn.Embedding(VOCABULARY, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads, causal=True) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
         for module in self.modules():

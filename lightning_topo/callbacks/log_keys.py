@@ -112,11 +112,11 @@ CLIPPING = LogKeys(
     "clipping",
     overall={
         "scale": "smallest factor of a parameter in the batch's updates",
-        "criticality_before": "largest κ of the optimizer's own update",
-        "criticality_after": "largest κ of the update that was made",
+        "criticality_before": "root of the sum of squares of the groups' κ of the optimizer's own update",
+        "criticality_after": "the same of the update that was made, at most the bound",
         "clipped_updates": "updates so far that were scaled back",
         "clipped_share": "their share of the last 100 updates",
-        "bound": "bound on κ, which goes down with the learning rate",
+        "bound": "bound on that, which goes down with the learning rate",
         "loss_critical_lr": "critical learning rate of the loss along the update measured last",
     },
     group={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -67,13 +67,16 @@ class TopologicalStepClipping(ReleasingCallback):
     r"""Scales back every update that would come near merging neurons, as gradient clipping bounds a norm.
 
     Right after ``optimizer.step``, the criticality κ = max |u_i - u_j| / |p_i - p_j| of the update θ -> θ' is measured
-    over all pairs of neurons of every group. A parameter p of groups G(p), of which one is above the bound b, becomes
+    over all pairs of neurons of every group. Where the root of the sum of their squares is above the bound b, a
+    parameter p of groups G(p) becomes
 
-    $$\theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} b / \kappa_g$$
+    $$\theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} \min(1, c / \kappa_g), \qquad
+    \sqrt{\textstyle\sum_g \min(\kappa_g, c)^2} = b$$
 
-    which keeps the bound for every group, and leaves the rest of the network alone; parameters in no group go with the
-    smallest s of all. So no update merges two neurons (arXiv 2510.02670, section 3), and rates far above η* train where
-    plain training diverges. The bound is ``max_criticality`` at the optimizer's full learning rate and goes down with
+    The groups that move most come down to one level c, the rest of the network is left alone; parameters in no group
+    go with the smallest s of all. So no update merges two neurons (arXiv 2510.02670, section 3), many layers that each
+    move a little do not move the network too far, and rates far above η* train where plain training diverges. The
+    bound is ``max_criticality`` at the optimizer's full learning rate and goes down with
     it, so that schedules do at any rate what they do at a good one; beside ``TopologicalRateControl``, whose rates fall
     for another reason, it stands still. The optimizer's running means of gradients (momentum, Adam's first moment) are
     scaled like the update: else they ask for the rest of it again and again. Where the bound is never reached, training
@@ -92,15 +95,15 @@ class TopologicalStepClipping(ReleasingCallback):
 
     Logged every ``log_every_n_steps`` of the Trainer, whether something was scaled back or not:
     ``clipping/<group>/{scale, criticality_before, criticality_after}`` of that update and ``clipping/{scale,
-    criticality_before, criticality_after, bound}`` over all groups (smallest scale, largest κ);
+    criticality_before, criticality_after, bound}`` over all groups (smallest scale, root of the sum of squares of κ);
     ``clipping/clipped_updates``, the updates so far that were scaled back, and ``clipping/clipped_share``, their share
     of the last 100; with ``max_loss_step`` also ``clipping/loss_critical_lr``, η_c as it was measured last (0: the loss
     does not fall along the update).
 
     Args:
-        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1]; default the share of
-            the critical learning rate that ``TopologicalRateControl`` trains at. The finder's suggestion is seldom
-            above it after the first updates.
+        max_criticality: Largest root of the sum of squares of the groups' κ at the optimizer's full learning rate, in
+            (0, 1]; default the share of the critical learning rate that ``TopologicalRateControl`` trains at. The
+            finder's suggestion is seldom above it.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
         max_loss_step: Largest rate of an update over the critical learning rate of the loss, above 0; None: no bound by
             the loss. For gradient descent on a quadratic loss an update of 1 gains nothing, one of 1/2 gains the most.
@@ -161,7 +164,7 @@ class TopologicalStepClipping(ReleasingCallback):
         self._clippers: dict[int, StepClipper] = {}
         self._guards: dict[int, FiniteGuard] = {}
         self._logs_now = False
-        self._latest: tuple[GroupUpdate, ...] = ()
+        self._latest: list[tuple[GroupUpdate, ...]] = []
         self._bound = self.max_criticality
         self._recent: deque[bool] = deque(maxlen=_RECENT)
 
@@ -234,7 +237,7 @@ class TopologicalStepClipping(ReleasingCallback):
                 figures["loss_critical_lr"] = self._loss.latest
             of_run = {CLIPPING.of_run(name): figure for name, figure in figures.items()}
             self._writer.write(trainer, _metrics(self._latest) | of_run, self._processes)
-            self._latest = ()
+            self._latest = []
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Listen no more."""
@@ -277,7 +280,8 @@ class TopologicalStepClipping(ReleasingCallback):
             self._announcer.warn_once(_OFTEN.format(sum(self._recent), _RECENT, step), kind="often")
         remember(self.history, [ClippingRecord(step, *astuple(update)) for update in clipper.last])
         if self._logs_now:
-            self._latest, self._bound = self._latest + clipper.last, clipper.bound
+            self._latest.append(clipper.last)
+            self._bound = clipper.bound
 
     def _clip(self, clipper: StepClipper) -> bool:
         if self._loss is None:
@@ -328,13 +332,18 @@ def _rates_by_number(value: Any) -> dict[int, list[float]]:
     return {int(index): [float(rate) for rate in rates] for index, rates in value.items()}
 
 
-def _metrics(updates: Iterable[GroupUpdate]) -> dict[str, float]:
-    """Of several updates of a group in one batch, the one scaled back most."""
-    worst = {update.group: update for update in sorted(updates, key=lambda update: -update.scale)}
+def _metrics(updates: Sequence[Sequence[GroupUpdate]]) -> dict[str, float]:
+    """Of several updates in one batch, what was scaled back most and moved the neurons farthest."""
+    by_scale = sorted((one for update in updates for one in update), key=lambda one: -one.scale)
+    worst = {one.group: one for one in by_scale}
     metrics = {CLIPPING.of_group(n, field): getattr(u, field) for n, u in worst.items() for field in CLIPPING.group}
-    metrics[CLIPPING.of_run("scale")] = min(update.scale for update in worst.values())
+    metrics[CLIPPING.of_run("scale")] = min(one.scale for one in worst.values())
     for field in ("criticality_before", "criticality_after"):
-        values = [getattr(update, field) for update in worst.values()]
-        largest = max((value for value in values if not math.isnan(value)), default=math.nan)
-        metrics[CLIPPING.of_run(field)] = largest
+        metrics[CLIPPING.of_run(field)] = max(_together(getattr(one, field) for one in update) for update in updates)
     return metrics
+
+
+def _together(kappas: Iterable[float]) -> float:
+    """Root of the sum of squares of κ, ``nan`` where no group was evaluated."""
+    known = [kappa for kappa in kappas if not math.isnan(kappa)]
+    return math.hypot(*known) if known else math.nan

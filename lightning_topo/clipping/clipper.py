@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping.followed_bound import FollowedBound
+from lightning_topo.clipping.level import common_level
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
-from lightning_topo.updates.bound_watch import differences
 from lightning_topo.updates.optimizer_state import OptimizerMemory
+from lightning_topo.updates.reach import differences
 
 # The share of η* that the rate control trains at (``control.SHARE``); the finder's suggestion, a quarter of η*, is
 # seldom above it after the first updates. On three networks at η*/4 and η*/2 at most one update in a hundred was scaled
@@ -22,8 +23,11 @@ from lightning_topo.updates.optimizer_state import OptimizerMemory
 MAX_CRITICALITY = 0.2
 # A clipped update aims this far below the bound, for rounding moves κ a little.
 AIM = 0.999
-# κ is exact from this share of the bound on.
+# G groups that are each below their part b/√G keep the bound b: κ is exact from this share of the part on.
 _EXACT_FROM = 0.99
+# Where others are above their part, κ is exact from this share on. For each group below, this share is counted, which
+# all together is at most a hundredth of b².
+_COUNTED = 0.1
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
 
@@ -34,7 +38,7 @@ class GroupUpdate:
 
     Attributes:
         group: Name of the neuron group.
-        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
+        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly small enough and not
             evaluated, ``inf`` where a parameter became NaN or infinite. Where ``exact`` was asked for, large groups far
             below the bound have κ of the neurons that moved most.
         criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
@@ -52,16 +56,18 @@ class GroupUpdate:
 class StepClipper:
     r"""Keeps the updates of one optimizer one-to-one on the neurons.
 
-    Between ``before`` and ``after`` the optimizer steps from θ to θ'. A group g of criticality κ_g allows the
-    factor f_g, and a parameter p becomes, with the smallest factor of the groups G(p) that it is a member of,
+    Between ``before`` and ``after`` the optimizer steps from θ to θ'. Where the root of the sum of squares of the
+    groups' criticalities κ_g is above the bound b_t, a parameter p becomes, with the smallest factor of the groups G(p)
+    that it is a member of,
 
     $$
     \theta_p + s_p\,(\theta'_p - \theta_p), \qquad s_p = \min_{g \in G(p)} f_g, \qquad
-    f_g = \min\left(1,\ \frac{b_t}{\kappa_g}\right)
+    f_g = \min\left(1,\ \frac{c}{\kappa_g}\right), \qquad \sqrt{\textstyle\sum_g \min(\kappa_g, c)^2} = b_t
     $$
 
-    so that no group's criticality is above b, for each part of |u_i - u_j|² has shrunk by f_g² at least. Parameters in
-    no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full learning rate
+    so that each group keeps its part: each part of |u_i - u_j|² has shrunk by f_g² at least. Many layers that each
+    move a little move the network as far as one that moves much, and the rate control counts them so too. Parameters
+    in no group take the smallest factor of all. The bound b_t is ``max_criticality`` at the optimizer's full rate
     and goes down with it (``FollowedBound``). Where the rounding of the parameters could lift κ above the bound,
     it is measured again, and the update scaled further if it did. The optimizer's running means of gradients (momentum,
     Adam's first moment) are scaled like the parameter's update: they would go on asking for the rest; those of
@@ -77,7 +83,7 @@ class StepClipper:
         optimizer: The optimizer; it may hold any of the model's parameters, and be given more of them later.
         model: Module that holds the groups' parameters, whole on this process.
         groups: Neuron groups; those of which the optimizer holds nothing are left out.
-        max_criticality: Largest κ of an update at the optimizer's full learning rate, in (0, 1].
+        max_criticality: Largest root of the sum of squares of κ at the optimizer's full learning rate, in (0, 1].
         agree: What the processes of a run make of their factors, so that all use the same; default: each its own.
 
     Attributes:
@@ -133,7 +139,12 @@ class StepClipper:
         self._kept = ParametersBefore(self._parameters)
         # At least in single precision, where a difference of numbers in half precision is exact.
         self._moved = [kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True) for kept in self._kept.copies]
-        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self.bound)
+        self._bounds = BoundWatch(self._placement, self._kept, _EXACT_FROM * self._part)
+
+    @property
+    def _part(self) -> float:
+        """What each group may have where all have the same."""
+        return self.bound / math.sqrt(len(self._clouds))
 
     @torch.no_grad()
     def before(self) -> None:
@@ -141,8 +152,8 @@ class StepClipper:
         if not self._placement.holds or self._moved_groups.changed:  # as where layers are unfrozen during training
             self._resolve()
         self.bound = self.rates.share() * self.max_criticality
-        self._bounds.bound = _EXACT_FROM * self.bound
-        self._bounds.begin(self._moved)
+        self._bounds.reach.bound = _EXACT_FROM * self._part
+        self._bounds.reach.begin(self._moved)
 
     @torch.no_grad()
     def after(self, exact: bool = False, largest_share: float = 1.0) -> bool:
@@ -156,7 +167,9 @@ class StepClipper:
             Whether something was scaled back.
         """
         self._displace()
-        first = kappas = self._criticalities(exact)
+        kappas = self._criticalities(exact)
+        looks = exact and not self.diverged and math.inf not in kappas
+        first = self._looked_at(kappas) if looks else kappas
         factors = [1.0] * len(self._parameters)
         attempts = 0
         allowed = self._agree(self._shortened(self._allowed(kappas, attempts), largest_share))
@@ -177,8 +190,8 @@ class StepClipper:
         self.updates += 1
         self.clipped_updates += attempts > 0
         scales = [min(factors[slot] for slot in slots) for slots in self._slots_of]
-        if exact and attempts and math.inf not in first:
-            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas)))
+        if looks:
+            kappas = self._looked_at(self._bounds.criticalities([math.inf] * len(kappas))) if attempts else first
         self.last = tuple(
             GroupUpdate(group.name, before, after, scale)
             for group, before, after, scale in zip(self._clouds, first, kappas, scales, strict=True)
@@ -191,21 +204,30 @@ class StepClipper:
         differences(self._moved, self._parameters, self._kept.copies)
 
     def _criticalities(self, exact: bool) -> list[float]:
-        """κ of each group, ``nan`` when it is certainly below the bound; all ``inf`` when something is not finite."""
-        norms = _read(self._bounds.norms(self._moved))
+        """κ of each group, ``nan`` where it is certainly small enough; all ``inf`` when something is not finite."""
+        norms = _read(self._bounds.reach.norms(self._moved))
         self._norms = norms[-len(self._parameters) :]
         self.diverged = False
         if not all(map(math.isfinite, norms)) and not all(map(math.isfinite, self._largest())):
             self.diverged = not all(bool(kept.isfinite().all()) for kept in self._kept.copies)
             return [math.nan if self.diverged else math.inf] * len(self._clouds)
-        certain = self._bounds.certain(norms)
+        certain = self._bounds.reach.certain(norms)
         if not exact:
-            certain = self._bounds.look(self._moved, certain)
+            certain = self._bounds.reach.look(self._moved, certain)
             if all(certain):
                 return [math.nan] * len(self._clouds)
-        reach = self._bounds.reach(self._moved, None if exact else certain).tolist()
+        reach = self._bounds.reach.of_groups(self._moved, None if exact else certain).tolist()
         kappas = self._bounds.criticalities(reach)
-        return self._looked_at(kappas) if exact else kappas
+        # Sets that needed no look have a reach of 0, and may be anywhere below their part.
+        reach = [one if 0 < one < 1 else 1.0 for one in reach]
+        at_most = [
+            self._part * max(one, _COUNTED) if math.isnan(k) else k for k, one in zip(kappas, reach, strict=True)
+        ]
+        if math.hypot(*at_most) <= self.bound:
+            return kappas
+        unknown = [math.isnan(kappa) and one >= _COUNTED for kappa, one in zip(kappas, reach, strict=True)]
+        others = self._bounds.criticalities([math.inf if one else 0.0 for one in unknown], _COUNTED * self._part)
+        return [other if math.isnan(kappa) else kappa for kappa, other in zip(kappas, others, strict=True)]
 
     def _largest(self) -> list[float]:
         """Of each displacement, whose norm may be beyond the largest number."""
@@ -222,26 +244,31 @@ class StepClipper:
         """At most κ of each group after its parameters were scaled back, ``nan`` where it was.
 
         With δ what rounding made of the scaled update, κ is at most the factor that the group allows times κ, and
-        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the bound, κ is measured again.
+        max |δ_i - δ_j| / |p_i - p_j|. Where the last term may be a thousandth of the group's part of the bound, κ is
+        measured again.
         """
         whole = [any(factors[slot] > 0 for slot in slots) for slots in self._slots_of]
         if not any(whole):
             return [0.0] * len(whole)
         torch._foreach_mul_(unscaled, list(factors))
         torch._foreach_sub_(unscaled, self._moved)
-        small = self._bounds.certainly_below(unscaled, 0.9 * (1 - AIM) * self.bound)
+        small = self._bounds.reach.certainly_below(unscaled, 0.9 * (1 - AIM) * self._part)
         again = [moves and not tiny for moves, tiny in zip(whole, small, strict=True)]
-        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again])
-        below = _EXACT_FROM * self.bound
+        measured = self._bounds.criticalities([math.inf if needed else 0.0 for needed in again], _COUNTED * self._part)
         return [
-            (below if math.isnan(new) else new) if needed else factor * kappa if moves else 0.0
+            new if needed else factor * kappa if moves else 0.0
             for new, needed, moves, factor, kappa in zip(measured, again, whole, allowed, kappas, strict=True)
         ]
 
     def _allowed(self, kappas: Sequence[float], attempts: int) -> list[float]:
         """By which factor the update of each group has to be scaled."""
-        aim = AIM * self.bound if attempts < _ATTEMPTS else 0.0
-        return [aim / kappa if kappa > self.bound else 1.0 for kappa in kappas]
+        counted = [_COUNTED * self._part if math.isnan(kappa) else kappa for kappa in kappas]
+        if common_level(counted, self.bound) == math.inf:
+            return [1.0] * len(counted)
+        if attempts >= _ATTEMPTS:
+            return [0.0 if kappa > self._part else 1.0 for kappa in counted]
+        level = common_level(counted, AIM * self.bound)
+        return [level / kappa if kappa > level else 1.0 for kappa in counted]
 
     def _factors(self, allowed: Sequence[float]) -> list[float]:
         """The smallest factor of the groups of each parameter."""

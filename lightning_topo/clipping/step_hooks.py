@@ -23,8 +23,9 @@ def topological_step_clipping(
 ) -> Iterator[StepClipper]:
     r"""While the block runs, scale back every ``optimizer.step()`` whose criticality exceeds a bound.
 
-    For an update θ -> θ' of criticality κ above the bound a group's parameters become θ + s·(θ' - θ), s = bound/κ. The
-    bound is ``max_criticality`` at the optimizer's full learning rate, and goes down with it.
+    Where the root of the sum of squares of the groups' κ is above the bound, the parameters of those that move most
+    become θ + s·(θ' - θ), so that it is not. The bound is ``max_criticality`` at the optimizer's full learning rate,
+    and goes down with it.
     ``TopologicalStepClipping`` is the same for a Lightning Trainer; ``StepClipper`` says what happens in detail.
 
     Reference: arXiv 2510.02670, section 3: an update of κ < 1 is a bi-Lipschitz map of the neurons.
@@ -33,8 +34,8 @@ def topological_step_clipping(
         optimizer: Any torch optimizer.
         model: The model that it trains.
         groups: A glob or list of globs on group names, a list of ``NeuronGroup``, or None for all that are found.
-        max_criticality: Largest κ of an update at the full learning rate, in (0, 1]; default the share of the critical
-            learning rate that the rate control trains at.
+        max_criticality: Largest root of the sum of squares of κ at the full learning rate, in (0, 1]; default the share
+            of the critical learning rate that the rate control trains at.
         example_input: What the model's forward takes, to find groups and to check them.
 
     Yields:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
-from lightning_topo.updates.bound_watch import differences
+from lightning_topo.updates.reach import differences
 
 
 class TrialMeter:
@@ -40,20 +40,20 @@ class TrialMeter:
 
     def before(self) -> None:
         """Keep the parameters; to be called before the step."""
-        self._bounds.begin(self._moved)
+        self._bounds.reach.begin(self._moved)
 
     @torch.no_grad()
     def after(self) -> tuple[float, str | None]:
         """The largest κ and its group; ``inf`` when a parameter is not finite. To be called after the step."""
         differences(self._moved, self._parameters, self._before.copies)
-        norms = [norm.to(self._moved[0].device) for norm in self._bounds.norms(self._moved)]
+        norms = [norm.to(self._moved[0].device) for norm in self._bounds.reach.norms(self._moved)]
         read = torch.stack(norms).tolist()
         if not self._finite(read[-len(self._moved) :]):
             return math.inf, None
         if not self._names:
             return 0.0, None
-        certain = self._bounds.look(self._moved, self._bounds.certain(read))
-        reach = self._bounds.reach(self._moved, certain)
+        certain = self._bounds.reach.look(self._moved, self._bounds.reach.certain(read))
+        reach = self._bounds.reach.of_groups(self._moved, certain)
         fastest = self._bounds.of_fastest()
         values = torch.cat([reach.to(fastest), fastest]).tolist()
         reach_of, kappas = values[: len(reach)], values[len(reach) :]

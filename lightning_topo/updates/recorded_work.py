@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_topo._user_warning import warn_user
 from lightning_topo.updates.parameter_places import memory_addresses
 from lightning_topo.updates.placement import AlikeGroups
 
@@ -18,8 +19,10 @@ from lightning_topo.updates.placement import AlikeGroups
 _MOST_MEMORY = 1 / 64
 # Clouds' worth of memory that a comparison takes, as measured: 9 to 15.
 _COPIES = 12
+# Of different choices of sets.
+_MOST_RECORDINGS = 32
 # Sets are worked on side by side, for their operations are too small to fill the device.
-_LANES = 4
+_LANES = 8
 
 Results = tuple[Tensor, ...]
 
@@ -38,10 +41,11 @@ class Recordings:
             return
         places = [memory_addresses(some) for some in tensors]
         settings = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-        if any(some and not place for some, place in zip(tensors, places, strict=True)):
-            self._of, self._place = {}, None
-        elif self._place != (places, settings):
-            self._of, self._place = {}, (places, settings)
+        unknown = any(some and not place for some, place in zip(tensors, places, strict=True))
+        place = None if unknown else (places, settings)
+        if place != self._place:
+            # A pool that no recording uses any more cannot be used again.
+            self._of, self._pools, self._place = {}, {}, place
 
     def results(
         self, sets: Sequence[AlikeGroups], work: Callable[[AlikeGroups], Results]
@@ -55,12 +59,17 @@ class Recordings:
         found: dict[AlikeGroups, Results] = {}
         for device in {one.device for one in sets if one.device.type == "cuda"}:
             fit = tuple(one for one in sets if one.device == device and _fits(one))
-            if fit and fit not in self._of:
-                pool = self._pools.setdefault(device, torch.cuda.graph_pool_handle())
-                self._of[fit] = RecordedWork(device, pool, _lanes(fit))
-            if fit:
-                found |= zip(fit, self._of[fit]([partial(work, one) for one in fit]), strict=True)
+            recording = self._recording(device, fit) if fit else None
+            if recording is not None:
+                found |= zip(fit, recording([partial(work, one) for one in fit]), strict=True)
         return found
+
+    def _recording(self, device: torch.device, sets: tuple[AlikeGroups, ...]) -> RecordedWork | None:
+        """That of these sets; None where too many choices of sets have been recorded."""
+        if sets not in self._of and len(self._of) < _MOST_RECORDINGS:
+            pool = self._pools.setdefault(device, torch.cuda.graph_pool_handle())
+            self._of[sets] = RecordedWork(device, pool, _lanes(sets))
+        return self._of.get(sets)
 
 
 def _bytes(one: AlikeGroups) -> int:
@@ -74,8 +83,9 @@ def _room(device: torch.device) -> float:
 
 def _fits(one: AlikeGroups) -> bool:
     """Whether all lies on one device, and takes little of its memory."""
-    if os.environ.get("CUDA_LAUNCH_BLOCKING", "0") == "1" or any(part.device != one.device for part, _ in one.parts):
-        return False
+    blocking = os.environ.get("CUDA_LAUNCH_BLOCKING", "0") == "1"
+    if blocking or torch.version.hip is not None or any(part.device != one.device for part, _ in one.parts):
+        return False  # on ROCm it was never tried
     return _bytes(one) <= _room(one.device)
 
 
@@ -90,7 +100,8 @@ class RecordedWork:
     """Some hundred operations as one CUDA graph: what takes milliseconds to queue one by one takes microseconds then.
 
     The first call does the work as it is, for that loads the kernels; the second records it. Nothing waits for the
-    device, and the results are the same, bit for bit. Where recording fails, the work is done as it is from then on.
+    device, and the results are the same, bit for bit. Where recording fails, a warning says so, and the work is done as
+    it is from then on.
 
     The work must be of operations on the device alone, with nothing read back, whose shapes do not depend on values.
     It may read tensors that stay where they are, and nothing else that changes; when they are moved, make another one.
@@ -147,9 +158,13 @@ class RecordedWork:
                 finally:
                     graph.capture_end()
             self._graph, self._results = graph, results
-        except RuntimeError:  # out of memory, too
+        except RuntimeError as error:  # out of memory, too
             self._failed = True
             generator.graphsafe_set_state(state)  # a recording that broke off would leave it in no state to be used
+            warn_user(
+                f"Measuring an update could not be recorded as a CUDA graph ({str(error).splitlines()[0]}): it goes on "
+                "operation by operation, with the same results, and takes more of the host's time."
+            )
         current.wait_stream(first)
 
 

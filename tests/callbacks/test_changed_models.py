@@ -127,7 +127,8 @@ def test_no_update_of_a_changed_model_exceeds_the_bound(act, classifier, trainer
     fit(trainer, classifier, data, act, [kappa, clipping])
     after = [value for step, value in kappa.values.items() if step >= STEPS]
     assert len(after) == STEPS
-    assert 0.9e-3 < max(after) <= 1e-3 * (1 + 1e-6)
+    level = 1e-3 / math.sqrt(2)  # of two groups that are both far above the bound
+    assert 0.9 * level < max(after) <= level * (1 + 1e-6)
 
 
 def test_neurons_of_a_layer_that_is_added_are_measured(classifier, trainer, data):
