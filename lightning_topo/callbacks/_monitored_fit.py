@@ -182,7 +182,7 @@ class MonitoredFit:
         return ""
 
     def _too_dear(self) -> str:
-        if not self.budget.left_all_out or self.budget.max_overhead is None:
+        if self.budget.made or self.budget.max_overhead is None:
             return ""
         return (
             f"each would have taken more than max_overhead={self.budget.max_overhead:g} leaves in a fit of this "
