@@ -53,9 +53,9 @@ NOTES = """## What falls short, and why
   They were set apart in the tables ("usual") after these results were seen.
 - **Deep perceptron, momentum** (eight ReLU layers of default initialisation): gradients vanish at first, so that η* is
   large and the rate ten times too high when the plateau ends; the watch sees it an update late, and neurons are lost
-  (1.4, 2.8 and 2.6 on three seeds). Step clipping beside the control holds those updates back (1.05 on the first).
-- **Twice the share**: at 0.4 of η* an update that jumps over it is not rare; with step clipping beside it fewer runs
-  suffer.
+  (1.4, 2.8 and 2.6 on three seeds). Step clipping beside the control holds those updates back (0.88 on the first).
+- **Twice the share**: at 0.4 of η* an update that jumps over it is not rare; with step clipping beside it, which bounds
+  the same sum over groups, few runs suffer.
 - **Constant rates**: what a decay would average out stays in, and how much of it is bearable is no property of η*.
 - **Convolutional net, SGD**: its rate is best just below where it diverges, its loss stands still for some 20 updates
   and then falls; one noisy update there raises K tenfold in some runs, and that is remembered for half of the run.
