@@ -214,6 +214,35 @@ class Reach:
             found.append(reach)
         return torch.cat([part.to(found[0]) for part in found])
 
+    @torch.no_grad()
+    def together(self, updates: Sequence[Tensor], bound: float) -> tuple[list[float], bool]:
+        """How near the update may come to a bound, and whether the root of the sum of squares of κ is certainly below.
+
+        Distances are taken anew where that tells.
+
+        Args:
+            updates: Displacements of the placement's parameters, in at least single precision.
+            bound: The bound on the root of the sum of squares.
+
+        Returns:
+            As of ``of_groups``, with this bound and read; and whether all together are below.
+        """
+        own, self.bound = self.bound, bound
+        try:
+            found = self.of_groups(updates).tolist()
+            if not math.hypot(*found) < 1 and math.hypot(*self._alone()) < 1:
+                self._references = [
+                    self._distances(alike, known) for alike, known in zip(self.sets, self._references, strict=True)
+                ]
+                found = self._alone()
+            return found, math.hypot(*found) < 1
+        finally:
+            self.bound = own
+
+    def _alone(self) -> list[float]:
+        """How near the update would come to the bound if the neurons were where the distances were taken."""
+        return torch.cat([self._reaches(n, 0.0).to(self.lengths[0].device) for n in range(len(self.sets))]).tolist()
+
     def _reach_of(self, alike: AlikeGroups, updates: Sequence[Tensor], bound: float | Tensor) -> tuple[Tensor, Tensor]:
         """How far each neuron of a set moves, and how near that may come to the bound."""
         lengths = displacement_lengths(alike.clouds(updates))
