@@ -20,6 +20,7 @@ def test_what_cannot_be_copied_is_itself():
     assert copy_or_same(generator) is generator
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 does not compare jagged tensors")
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, 1), lambda x: {"a": [x]}])
 def test_jagged_tensors_can_be_trained_on(wrap):
     x = torch.nested.nested_tensor([torch.ones(n, 3) for n in (2, 4)], layout=torch.jagged)

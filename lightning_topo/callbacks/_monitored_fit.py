@@ -163,7 +163,7 @@ class MonitoredFit:
 
     def why_no_topology(self) -> str:
         """Why no topology was measured."""
-        reason = self._nothing_to_measure() or self._too_dear() or "a warning said why during the fit."
+        reason = self._nothing_to_measure() or self._too_dear() or "a message said why during the fit."
         return f"No topology was measured: {reason}"
 
     def _nothing_to_measure(self) -> str:
@@ -182,7 +182,7 @@ class MonitoredFit:
         return ""
 
     def _too_dear(self) -> str:
-        if self.budget.made:
+        if self.budget.made or self.budget.max_overhead is None:
             return ""
         return (
             f"each would have taken more than max_overhead={self.budget.max_overhead:g} leaves in a fit of this "

@@ -48,7 +48,7 @@ def _load_redzed() -> None:
 
 
 def _load_gudhi() -> None:
-    from gudhi.sklearn import RipsPersistence  # noqa: F401
+    from gudhi.sklearn.rips_persistence import RipsPersistence  # noqa: F401
 
 
 def _ripser(matrix: NDArray[np.float64], top: int) -> list[NDArray[np.float64]]:
@@ -59,7 +59,7 @@ def _ripser(matrix: NDArray[np.float64], top: int) -> list[NDArray[np.float64]]:
 
 
 def _gudhi(matrix: NDArray[np.float64], top: int) -> list[NDArray[np.float64]]:
-    from gudhi.sklearn import RipsPersistence
+    from gudhi.sklearn.rips_persistence import RipsPersistence
 
     engine = RipsPersistence(
         homology_dimensions=list(range(1, top + 1)),

@@ -113,13 +113,13 @@ def test_other_callbacks_see_the_found_rate_from_the_first_step(lab):
     assert rates == [search.optimal_lr]
 
 
-def test_resumed_run_does_not_search_again(lab, tmp_path):
+def test_resumed_run_does_not_search_again(lab, tmp_path, weights_only):
     search = finder()
     checkpoint = ModelCheckpoint(tmp_path, filename="last")
     lab.trainer(max_epochs=1, callbacks=[search, checkpoint], enable_checkpointing=True).fit(lab.model(), lab.loader())
     resumed, recording = finder(), lab.RecordingLogger()
     trainer = lab.trainer(max_epochs=2, callbacks=[resumed], logger=recording)
-    trainer.fit(lab.model(), lab.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    trainer.fit(lab.model(), lab.loader(), ckpt_path=tmp_path / "last.ckpt", **weights_only)
     assert resumed.result == search.result
     assert trainer.optimizers[0].param_groups[0]["lr"] == search.optimal_lr
     assert not any("lr_find/critical_lr" in row[1] for row in recording.rows if isinstance(row, tuple))

@@ -102,6 +102,8 @@ def test_the_critical_rate_is_the_monitors(trainer, recorder):
         assert ours[step] == pytest.approx(value, rel=1e-3)
 
 
+# Momentum may go up the loss of a batch: it does in one of these batches with torch 2.4.
+@pytest.mark.filterwarnings("ignore:TopologicalStepClipping. the loss of a batch did not fall")
 def test_training_is_as_without_where_the_bound_is_never_reached(classifier, trainer, data):
     def run(*callbacks):
         pl.seed_everything(1, verbose=False)

@@ -346,7 +346,8 @@ def test_tuner_searches_are_left_alone(classifier, trainer):
     made = trainer([pl.callbacks.LearningRateFinder(num_training_steps=10), control, watch], max_epochs=1)
     with pytest.warns(UserWarning, match="finder beside it is not needed"):
         made.fit(module, loader())
-    assert control.state_dict()["controllers"][0]["updates"] == 12
+    # All batches of the fit, of which Lightning 2.4 leaves two after its search.
+    assert control.state_dict()["controllers"][0]["updates"] == len(watch.shown) > 0
 
 
 def test_a_scheduler_that_is_stepped_by_hand_gives_the_shape(classifier, trainer, recorder, caplog):

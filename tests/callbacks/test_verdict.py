@@ -103,6 +103,10 @@ def test_no_history_says_why(classifier, trainer, data):
     assert str(monitor.summary()).startswith("No update was measured: BiLipschitzMonitor has seen no fit.")
     trainer([monitor], max_steps=0).fit(classifier(), data())
     assert "the fit ended before its first batch" in str(monitor.summary())
+    small, module = lt.PersistenceMonitor(max_overhead=None), classifier()
+    module.net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    trainer([small], max_epochs=1).fit(module, data())  # says that it leaves out groups of fewer than eight units
+    assert small.summary().lines[0] == "No topology was measured: a message said why during the fit."
     rare = lt.BiLipschitzMonitor(max_overhead=1e-9)
     trainer([rare], max_epochs=1).fit(classifier(), data())
     if not rare.history:  # the first measurement may be too short to be felt, and then is made

@@ -111,7 +111,7 @@ def test_diagrams(make, engine):
 
 @pytest.mark.parametrize("make", [sphere, figure_eight, two_circles, gaussian])
 def test_larger_diagrams(make):
-    from gudhi.sklearn import RipsPersistence
+    from gudhi.sklearn.rips_persistence import RipsPersistence
 
     points = make(256)
     truth = RipsPersistence([0, 1], homology_coeff_field=2).fit_transform([points.numpy()])[0]

@@ -225,7 +225,7 @@ def test_bad_points_are_refused():
 def test_a_missing_extra(monkeypatch, name, advice):
     import sys
 
-    for module in ("gudhi.sklearn", "gudhi", "redzed_tda"):
+    for module in ("gudhi.sklearn.rips_persistence", "gudhi.sklearn", "gudhi", "redzed_tda"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=advice):
         persistence(polygon(5), engine=name)

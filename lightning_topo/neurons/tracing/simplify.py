@@ -36,13 +36,19 @@ def simplified(trace: Trace) -> Trace:
     """
     written = {op.inputs[0].memory for op in trace.operations if op.name.endswith("_") and op.inputs}
     pieces: dict[Value, _Piece] = {}
+    same: dict[Value, Value] = {}  # torch 2.4 writes x[:, 1:] as a slice of all rows, and of that one of the columns
     made_by: dict[Value, tuple[Operation, int]] = {}
     replaced: set[Operation] = set()
     operations: list[Operation] = []
     for op in trace.operations:
         if op.name in _CUTS and op.inputs and op.inputs[0].memory not in written:
-            op = _composed(op, pieces)
-            pieces.update(_pieces(op, pieces))
+            if _is_whole(op):
+                (value,), known = op.outputs, pieces.get(op.inputs[0])
+                same[value] = same.get(op.inputs[0], op.inputs[0])
+                pieces.update({} if known is None else {value: known})
+            else:
+                op = _composed(op, pieces)
+                pieces.update(_pieces(op, pieces, same))
         made_by.update((value, (op, i)) for i, value in enumerate(op.outputs))
         made = None
         if op.name in ("cat", "stack"):
@@ -51,13 +57,21 @@ def simplified(trace: Trace) -> Trace:
     return replace(trace, operations=_needed(operations, trace.results, replaced))
 
 
-def _pieces(op: Operation, pieces: dict[Value, _Piece]) -> Iterator[tuple[Value, _Piece]]:
+def _is_whole(op: Operation) -> bool:
+    """Whether a slice leaves its input as it is."""
+    shape = op.inputs[0].shape
+    return op.name == "slice" and bool(shape) and _range(op) == (0, shape[op.arguments["dim"]], 1)
+
+
+def _pieces(
+    op: Operation, pieces: Mapping[Value, _Piece], same: Mapping[Value, Value]
+) -> Iterator[tuple[Value, _Piece]]:
     """What each output of a cut is of its input, or of what that is a piece of."""
-    whole = op.inputs[0]
+    whole = same.get(op.inputs[0], op.inputs[0])
     if op.name == "alias" or not whole.shape:
         return
     dim = op.arguments["dim"] % len(whole.shape)
-    first, known = 0, pieces.get(whole)
+    first, known = 0, pieces.get(op.inputs[0])
     if known is not None and known.dim == dim and not known.single:
         whole, first = known.whole, known.start
     if op.name == "slice":

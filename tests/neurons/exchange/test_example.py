@@ -264,6 +264,7 @@ class Jagged(nn.Module):
         return self.c(self.b(self.a(x).relu()).relu().to_padded_tensor(0.0).sum(1))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="layers of torch 2.4 take no jagged tensors there")
 def test_a_batch_that_cannot_be_shortened_is_taken_whole():
     rows = [torch.randn(n, 4) for n in (2, 3, 5, 3, 2, 4, 5, 2)]
     x = torch.nested.nested_tensor(rows, layout=torch.jagged)

@@ -5,6 +5,7 @@ import threading
 import warnings
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -19,7 +20,8 @@ def switches():
     from torch._dynamo import eval_frame
 
     sdp = [getattr(torch.backends.cuda, f"{kind}_sdp_enabled")() for kind in SDP]
-    return (torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled, *sdp, eval_frame._stance.stance)
+    stance = getattr(getattr(eval_frame, "_stance", None), "stance", None)  # since torch 2.6
+    return (torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled, *sdp, stance)
 
 
 def modes():
@@ -122,6 +124,7 @@ def test_a_thread_that_is_within_catch_warnings_throughout():
     assert warnings.filters == filters
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 runs what it has compiled")
 def test_compiled_functions_run_as_they_were_written_and_stay_compiled():
     runs = []
 

@@ -37,6 +37,7 @@ def test_attention(options):
     assert not [name for name in seen.names if "attention" in name or name in ("matmul", "to")]
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 has no attention of grouped queries")
 @torch.no_grad()
 def test_attention_of_grouped_queries():
     query = torch.randn(2, 4, 5, 8, dtype=torch.double)
@@ -66,6 +67,8 @@ def forced(monkeypatch):
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_recurrent_layers(name, packed, monkeypatch):
+    if name == "lstm" and not packed and torch.__version__ < "2.5":
+        pytest.skip("torch 2.4's own steps give the last state one axis more")
     layer = LAYERS[name](3, 4, num_layers=2, bidirectional=True, batch_first=True).double()
     x = torch.randn(3, 5, 3, dtype=torch.double)
     x = pack_padded_sequence(x, torch.tensor([5, 3, 2]), batch_first=True) if packed else x
