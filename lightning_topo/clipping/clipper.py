@@ -15,7 +15,7 @@ from lightning_topo.clipping.level import common_level
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
 from lightning_topo.updates.optimizer_state import OptimizerMemory
-from lightning_topo.updates.reach import differences
+from lightning_topo.updates.parameters_before import copies_of, differences
 
 # The share of η* that the rate control trains at (``control.SHARE``). On 23 tasks (docs/evidence/clipping.md) 0.5% of
 # the updates are scaled back at η*/4 and 5% at η*/2, where no run loses 1% of its accuracy; at 4 and 16 η* those of
@@ -286,13 +286,6 @@ class StepClipper:
             kept, moved = ([some[slot] for slot in slots] for some in (self._kept.copies, self._parameters))
             # Where the factor is 0 the update may be infinite.
             torch._foreach_copy_(moved, torch._foreach_lerp(kept, moved, factor) if factor > 0 else kept)
-
-
-def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies of tensors, made in one operation."""
-    copies = [torch.empty_like(tensor) for tensor in tensors]
-    torch._foreach_copy_(copies, list(tensors))
-    return copies
 
 
 def _read(numbers: Sequence[Tensor]) -> list[float]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
-from lightning_topo.updates.reach import differences
+from lightning_topo.updates.parameters_before import differences
 
 
 class TrialMeter:

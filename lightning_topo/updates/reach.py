@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_topo.functional.near_bound import displacement_lengths, nearest_distances, reaches
-from lightning_topo.updates.parameters_before import ParametersBefore
+from lightning_topo.updates.parameters_before import ParametersBefore, differences
 from lightning_topo.updates.placement import AlikeGroups, Placement
 from lightning_topo.updates.recorded_work import Recordings
 
@@ -20,8 +20,6 @@ _WORTH_NEW_DISTANCES = 0.7
 # New distances take n² D operations, a look at every neuron some 8 n D: they are also taken once so many looks, times
 # 1/n, were needed for the way alone.
 _LOOKS_PER_NEURON = 1 / 8
-# Tensors of so many numbers are read from memory anew in each pass of a processor.
-_LARGE = 2**14
 # Norms of up to some hundred million numbers, summed in single precision, are right to this.
 _SLACK = 1 + 1e-3
 
@@ -287,21 +285,6 @@ class Reach:
             lengths = displacement_lengths(alike.clouds(displacements))
             found.append(reaches(lengths, self._way(alike), reference.nearest, bound))
         return (torch.cat([part.to(found[0]) for part in found]) < 1).tolist()
-
-
-def differences(out: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-    """Write the differences of tensors into others of at least their precision; of as many as there are of the second.
-
-    In a higher precision than their own, differences of numbers are exact.
-    """
-    count = len(second)
-    of_one_kind = all(o.dtype == b.dtype and o.device.type == "cpu" for o, b in zip(out, second, strict=False))
-    if of_one_kind and sum(b.numel() for b in second) > _LARGE * count:
-        for target, a, b in zip(out, first, second, strict=False):
-            torch.sub(a, b, out=target)
-        return
-    torch._foreach_copy_(list(out[:count]), list(first[:count]))
-    torch._foreach_sub_(list(out[:count]), list(second))
 
 
 def _read(numbers: Sequence[Tensor]) -> list[float]:
