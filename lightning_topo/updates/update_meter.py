@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,7 +84,6 @@ class UpdateMeter:
         self._before: ParametersBefore | None = None
         self._taken: list[tuple[MeasuredSet, Tensor | None]] = []
         self._recordings = Recordings()
-        self._updates: Sequence[Tensor] | None = None
 
     def _is_drawn(self, group: NeuronGroup) -> bool:
         if self._sharded:
@@ -154,44 +154,40 @@ class UpdateMeter:
         if self._before is not None:
             self._recordings.refresh(self._placement.parameters, self._before.copies)
         recorded = self._recordings.results([one for one, _ in taken if isinstance(one, AlikeGroups)], self._work)
-        compared = [self._compare(one, before, drawn.get(id(one)), recorded) for one, before in taken]
-        self._updates = None
+        # Of all parameters, made once and only where a set needs them.
+        displacements = cache(self._all_displacements)
+        compared = []
+        for one, before in taken:
+            if isinstance(one, DrawnSample):
+                assert before is not None
+                compared.append(self._compare_drawn(one, before, drawn[id(one)]))
+            elif one in recorded:
+                compared.append(self._recorded(one, *recorded[one]))
+            else:
+                compared.append(self._among_moved(one, displacements))
         self._learn(compared)
         return Measurement(compared)
 
-    def _compare(
-        self,
-        one: MeasuredSet,
-        before: Tensor | None,
-        after: Tensor | None,
-        recorded: Mapping[AlikeGroups, tuple[Tensor, ...]],
-    ) -> Compared:
-        """The constants of a set, or an estimate of κ."""
-        if isinstance(one, DrawnSample):
-            assert before is not None
-            assert after is not None
-            one.remember(before, after)
-            return self._constants(one, before[None], after[None], None)
-        if one not in recorded:
-            return self._among_moved(one, self._all_updates)
-        before, after, table = recorded[one]
+    def _compare_drawn(self, one: DrawnSample, before: Tensor, after: Tensor) -> Compared:
+        one.remember(before, after)
+        return self._constants(one, before[None], after[None], None)
+
+    def _recorded(self, one: AlikeGroups, before: Tensor, after: Tensor, table: Tensor) -> Compared:
         if not self._estimates:  # they may be evaluated again, after the next measurement
             before, after = before.clone(), after.clone()
         return Compared(one.groups, before, after, one.eps, UpdateConstants(table))
 
     def _work(self, one: AlikeGroups) -> tuple[Tensor, ...]:
-        """The same of groups that are kept as a whole, as tensors."""
-        found = self._among_moved(one, lambda: self._updates_of(one))
+        """What groups that are kept as a whole did, as tensors: their neurons before and after, and the constants."""
+        found = self._among_moved(one, lambda: self._displacements_of(one))
         return found.before, found.after, found.constants.packed()
 
-    def _among_moved(
-        self, one: AlikeGroups, updates: Callable[[], Mapping[int, Tensor] | Sequence[Tensor]]
-    ) -> Compared:
+    def _among_moved(self, one: AlikeGroups, displacements: Callable[[], Displacements]) -> Compared:
         """Compare all neurons, or for an estimate those that were displaced farthest about the mean."""
         assert self._before is not None
         rows = None
         if self._estimates and self._size is not None and self._size < one.shape[0]:
-            rows = one.lengths_about_mean(updates()).topk(self._size).indices
+            rows = one.lengths_about_mean(displacements()).topk(self._size).indices
         clouds = one.clouds(self._before.copies, rows), one.clouds(self._placement.parameters, rows)
         return self._constants(one, *clouds, self._size)
 
@@ -200,19 +196,17 @@ class UpdateMeter:
             return estimate(one.groups, before, after, one.eps)
         return compare(one.groups, before, after, size, one.eps)
 
-    def _updates_of(self, one: AlikeGroups) -> dict[int, Tensor]:
+    def _displacements_of(self, one: AlikeGroups) -> dict[int, Tensor]:
         """The displacement of each of their parameters, by its place in the placement's list."""
         assert self._before is not None
         copies, parameters, slots = self._before.copies, self._placement.parameters, one.slots
         moved = torch._foreach_sub([parameters[slot] for slot in slots], [copies[slot] for slot in slots])
         return dict(zip(slots, moved, strict=True))
 
-    def _all_updates(self) -> Sequence[Tensor]:
-        """The displacement of each parameter, made once for all sets."""
+    def _all_displacements(self) -> Sequence[Tensor]:
+        """The displacement of each parameter."""
         assert self._before is not None
-        if self._updates is None:
-            self._updates = torch._foreach_sub(self._before.parameters, self._before.copies)
-        return self._updates
+        return torch._foreach_sub(self._before.parameters, self._before.copies)
 
     def _learn(self, compared: Sequence[Compared]) -> None:
         """Let the watch know what the groups that are kept as a whole did."""
