@@ -1,6 +1,7 @@
 """Lightning callbacks: thin shells around the other rooms."""
 
 from lightning_topo.callbacks._bi_lipschitz_record import BiLipschitzRecord
+from lightning_topo.callbacks._clipping_record import ClippingRecord
 from lightning_topo.callbacks._clone_certificate import CloneCertificate
 from lightning_topo.callbacks._control_record import ControlRecord
 from lightning_topo.callbacks._sharpness_record import SharpnessRecord
@@ -12,7 +13,7 @@ from lightning_topo.callbacks.persistence_monitor import PersistenceMonitor
 from lightning_topo.callbacks.rate_control import TopologicalRateControl
 from lightning_topo.callbacks.report import report
 from lightning_topo.callbacks.sharpness_monitor import SharpnessMonitor
-from lightning_topo.callbacks.step_clipping import ClippingRecord, TopologicalStepClipping
+from lightning_topo.callbacks.step_clipping import TopologicalStepClipping
 
 __all__ = [
     "BiLipschitzMonitor",

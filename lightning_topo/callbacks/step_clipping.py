@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from types import MappingProxyType
 from typing import Any
 
 from torch.optim import Optimizer
 
 from lightning_topo.callbacks._announcer import Announcer
+from lightning_topo.callbacks._clipping_record import ClippingRecord, clipping_metrics
 from lightning_topo.callbacks._followed_updates import FollowedUpdates
 from lightning_topo.callbacks._found_groups import FoundGroups, Groups
 from lightning_topo.callbacks._history import remember
@@ -39,28 +39,6 @@ _UNSEEN = (
     "first_step), or is unknown to the Trainer. Return it from configure_optimizers and call its step(), or train "
     "without TopologicalStepClipping."
 )
-
-
-@dataclass(frozen=True)
-class ClippingRecord:
-    """One update of one neuron group, one that was scaled back or one that was logged.
-
-    Attributes:
-        step: Step under which it is logged.
-        group: Name of the neuron group.
-        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly below the bound and not
-            evaluated, ``inf`` where a parameter became NaN or infinite and the update was undone. Where it is logged,
-            large groups far below the bound have κ of the neurons that moved most.
-        criticality_after: κ of the update that was made, at most the bound; a bound on it, where it was not logged and
-            a parameter was scaled further for another group's sake.
-        scale: Smallest factor of the group's parameters, 1 where all were left as they were.
-    """
-
-    step: int
-    group: str
-    criticality_before: float
-    criticality_after: float
-    scale: float
 
 
 class TopologicalStepClipping(ReleasingCallback):
@@ -236,7 +214,7 @@ class TopologicalStepClipping(ReleasingCallback):
             if self._loss is not None and not math.isnan(self._loss.latest):
                 figures["loss_critical_lr"] = self._loss.latest
             of_run = {CLIPPING.of_run(name): figure for name, figure in figures.items()}
-            self._writer.write(trainer, _metrics(self._latest) | of_run, self._processes)
+            self._writer.write(trainer, clipping_metrics(self._latest) | of_run, self._processes)
             self._latest = []
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -330,20 +308,3 @@ def _require_loss_step(value: float | None) -> float | None:
 def _rates_by_number(value: Any) -> dict[int, list[float]]:
     """Saved rates of the parameter groups of each optimizer, or a TypeError, ValueError or AttributeError."""
     return {int(index): [float(rate) for rate in rates] for index, rates in value.items()}
-
-
-def _metrics(updates: Sequence[Sequence[GroupUpdate]]) -> dict[str, float]:
-    """Of several updates in one batch, what was scaled back most and moved the neurons farthest."""
-    by_scale = sorted((one for update in updates for one in update), key=lambda one: -one.scale)
-    worst = {one.group: one for one in by_scale}
-    metrics = {CLIPPING.of_group(n, field): getattr(u, field) for n, u in worst.items() for field in CLIPPING.group}
-    metrics[CLIPPING.of_run("scale")] = min(one.scale for one in worst.values())
-    for field in ("criticality_before", "criticality_after"):
-        metrics[CLIPPING.of_run(field)] = max(_together(getattr(one, field) for one in update) for update in updates)
-    return metrics
-
-
-def _together(kappas: Iterable[float]) -> float:
-    """Root of the sum of squares of κ, ``nan`` where no group was evaluated."""
-    known = [kappa for kappa in kappas if not math.isnan(kappa)]
-    return math.hypot(*known) if known else math.nan

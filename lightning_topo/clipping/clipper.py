@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_topo.clipping.followed_bound import FollowedBound
+from lightning_topo.clipping.group_update import GroupUpdate
 from lightning_topo.clipping.level import common_level
 from lightning_topo.neurons import NeuronGroup
 from lightning_topo.updates import BoundWatch, MovedGroups, ParametersBefore, Placement, held_parameters
@@ -31,27 +31,6 @@ _EXACT_FROM = 0.99
 _COUNTED = 0.1
 # Where rounding lifts κ above the bound again and again (neurons as close as their rounding), the update is undone.
 _ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class GroupUpdate:
-    """What one optimizer step did to one neuron group.
-
-    Attributes:
-        group: Name of the neuron group.
-        criticality_before: κ of the optimizer's own update; ``nan`` where it was certainly small enough and not
-            evaluated, ``inf`` where a parameter became NaN or infinite. Where ``exact`` was asked for, large groups far
-            below the bound have κ of the neurons that moved most.
-        criticality_after: κ of the update that was made, at most the bound; ``nan`` where it was not evaluated. Of an
-            update that was scaled back it is right to a thousandth of the bound, and a bound on κ where a parameter was
-            scaled further for another group's sake; where ``exact`` was asked for, it is measured.
-        scale: Smallest factor of the group's parameters, 1 where all were left as they were.
-    """
-
-    group: str
-    criticality_before: float
-    criticality_after: float
-    scale: float
 
 
 class StepClipper:

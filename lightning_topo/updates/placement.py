@@ -106,6 +106,16 @@ class AlikeGroups:
         """Where their parameters are in the placement's list, each once."""
         return list(dict.fromkeys(slot for _, slots in self.parts for slot in slots))
 
+    @property
+    def slots_of_groups(self) -> list[list[int]]:
+        """The same of each group, as often as a parameter holds coordinates of it."""
+        slots: list[list[int]] = [[] for _ in self.groups]
+        for _, places in self.parts:
+            count = len(places) // len(slots)
+            for number, own in enumerate(slots):
+                own += places[number * count : (number + 1) * count]
+        return slots
+
     def clouds(self, values: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """The neurons as points, shape (G, n, D), in the promoted precision.
 

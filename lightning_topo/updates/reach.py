@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_topo.functional.near_bound import displacement_lengths, nearest_distances, reaches
+from lightning_topo.functional.reaches import displacement_lengths, nearest_distances, reaches
 from lightning_topo.updates.parameters_before import ParametersBefore, differences
 from lightning_topo.updates.placement import AlikeGroups, Placement
 from lightning_topo.updates.recorded_work import Recordings
@@ -70,7 +70,7 @@ class Reach:
         self._references: list[_Reference] = []
         self.lengths: dict[int, Tensor] = {}
         self._ways: list[Tensor] = []
-        self._slots = [slots for alike in self.sets for slots in _slots_of_groups(alike)]
+        self._slots = [slots for alike in self.sets for slots in alike.slots_of_groups]
         self._lost = [_lost_by_underflow(parameter) for parameter in placement.parameters]
         # On a GPU all sets are looked at in one call.
         self._looks, self._reached = Recordings(), Recordings()
@@ -142,7 +142,9 @@ class Reach:
         for number in numbers:
             if self._references[number].looks > _LOOKS_PER_NEURON * self.sets[number].shape[0]:
                 self._references[number] = self._distances(self.sets[number], self._references[number])
-        seen = self._refreshed(self._looks, updates).results(self.sets, lambda alike: (self._look_at(alike, updates),))
+        seen = self._refreshed(self._looks, updates, self.bound).results(
+            self.sets, lambda alike: (self._look_at(alike, updates),)
+        )
         squares: list[dict[int, Tensor]] = []
         if any(self.sets[number] not in seen for number in numbers):
             slots = sorted({slot for number in numbers for slot in self.sets[number].slots})
@@ -156,11 +158,11 @@ class Reach:
         below = dict(zip(numbers, (value < 1 for value in _read(found)), strict=True))
         return [below.get(number, True) for number in range(len(certain))]
 
-    def _refreshed(self, recordings: Recordings, updates: Sequence[Tensor] = ()) -> Recordings:
-        """Recordings that hold for the parameters and displacements as they lie now, and for the bound."""
+    def _refreshed(self, recordings: Recordings, updates: Sequence[Tensor], bound: float) -> Recordings:
+        """Recordings that hold for the parameters and displacements as they lie now, and for a bound."""
         recordings.refresh(self._placement.parameters, updates)
         for number in self._bound_on.values():
-            number.fill_(self.bound)
+            number.fill_(bound)
         return recordings
 
     def _look_at(self, alike: AlikeGroups, updates: Sequence[Tensor]) -> Tensor:
@@ -185,12 +187,15 @@ class Reach:
         return reaches(lengths, way, reference.nearest, bound)
 
     @torch.no_grad()
-    def of_groups(self, updates: Sequence[Tensor], certain: Sequence[bool] | None = None) -> Tensor:
+    def of_groups(
+        self, updates: Sequence[Tensor], certain: Sequence[bool] | None = None, bound: float | None = None
+    ) -> Tensor:
         """How near the update may come to the bound, of each group in the order of the sets; to be read by the caller.
 
         Args:
             updates: Displacements of the placement's parameters, in at least single precision.
             certain: Sets that need no look.
+            bound: Another bound than its own.
 
         Returns:
             Upper bounds of κ / bound where they are below 1, at least 1 or ``nan`` elsewhere; 0 in sets that need no
@@ -198,8 +203,9 @@ class Reach:
         """
         if not self._references:
             self._references = [self._distances(alike) for alike in self.sets]
+        bound = self.bound if bound is None else bound
         self.lengths = {}
-        seen = self._refreshed(self._reached, updates).results(
+        seen = self._refreshed(self._reached, updates, bound).results(
             self.sets, lambda alike: self._reach_of(alike, updates, self._bound_on[alike.device])
         )
         found = []
@@ -207,7 +213,7 @@ class Reach:
             if certain is not None and certain[number]:
                 found.append(torch.zeros(len(alike.groups), device=alike.device))
                 continue
-            lengths, reach = seen[alike] if alike in seen else self._reach_of(alike, updates, self.bound)
+            lengths, reach = seen[alike] if alike in seen else self._reach_of(alike, updates, bound)
             self.lengths[number] = lengths
             found.append(reach)
         return torch.cat([part.to(found[0]) for part in found])
@@ -225,21 +231,18 @@ class Reach:
         Returns:
             As of ``of_groups``, with this bound and read; and whether all together are below.
         """
-        own, self.bound = self.bound, bound
-        try:
-            found = self.of_groups(updates).tolist()
-            if not math.hypot(*found) < 1 and math.hypot(*self._alone()) < 1:
-                self._references = [
-                    self._distances(alike, known) for alike, known in zip(self.sets, self._references, strict=True)
-                ]
-                found = self._alone()
-            return found, math.hypot(*found) < 1
-        finally:
-            self.bound = own
+        found = self.of_groups(updates, bound=bound).tolist()
+        if not math.hypot(*found) < 1 and math.hypot(*self._alone(bound)) < 1:
+            self._references = [
+                self._distances(alike, known) for alike, known in zip(self.sets, self._references, strict=True)
+            ]
+            found = self._alone(bound)
+        return found, math.hypot(*found) < 1
 
-    def _alone(self) -> list[float]:
-        """How near the update would come to the bound if the neurons were where the distances were taken."""
-        return torch.cat([self._reaches(n, 0.0).to(self.lengths[0].device) for n in range(len(self.sets))]).tolist()
+    def _alone(self, bound: float) -> list[float]:
+        """How near each group would come if the neurons were where the distances were taken, read."""
+        found = [self._reaches(number, bound).to(self.lengths[0].device) for number in range(len(self.sets))]
+        return torch.cat(found).tolist()
 
     def _reach_of(self, alike: AlikeGroups, updates: Sequence[Tensor], bound: float | Tensor) -> tuple[Tensor, Tensor]:
         """How far each neuron of a set moves, and how near that may come to the bound."""
@@ -261,21 +264,22 @@ class Reach:
         wide = torch.promote_types(before.dtype, torch.float32)
         return displacement_lengths(before.to(wide) - alike.clouds(self._start.copies).to(wide))
 
-    def _reaches(self, number: int, way: Tensor | float) -> Tensor:
-        return reaches(self.lengths[number], way, self._references[number].nearest, self.bound)
+    def _reaches(self, number: int, bound: float) -> Tensor:
+        """How near the update would come to a bound if the neurons were where the distances were taken."""
+        return reaches(self.lengths[number], 0.0, self._references[number].nearest, bound)
 
     def take_new_distances(self, reaches_of: list[Sequence[float]]) -> None:
         """Take the distances of sets anew where that helps, and put how near their updates may come in place."""
         near = [n for n, part in enumerate(reaches_of) if n in self.lengths and any(not value < 1 for value in part)]
         if not near:
             return
-        alone = torch.cat([self._reaches(number, 0.0).to(self.lengths[near[0]].device) for number in near])
+        alone = torch.cat([self._reaches(number, self.bound).to(self.lengths[near[0]].device) for number in near])
         values = iter(alone.tolist())
         for number in near:
             pairs = [(value, next(values)) for value in reaches_of[number]]
             if any(1 <= value < math.inf and one < _WORTH_NEW_DISTANCES for value, one in pairs):
                 self._references[number] = self._distances(self.sets[number], self._references[number])
-                reaches_of[number] = self._reaches(number, 0.0).tolist()
+                reaches_of[number] = self._reaches(number, self.bound).tolist()
 
     @torch.no_grad()
     def certainly_below(self, displacements: Sequence[Tensor], bound: float) -> list[bool]:
@@ -290,16 +294,6 @@ class Reach:
 def _read(numbers: Sequence[Tensor]) -> list[float]:
     """Numbers of a device, read at once."""
     return torch.stack([number.to(numbers[0]) for number in numbers]).tolist()
-
-
-def _slots_of_groups(alike: AlikeGroups) -> list[list[int]]:
-    """For each group where its parameters are in the placement's list, as often as they hold coordinates of it."""
-    slots: list[list[int]] = [[] for _ in alike.groups]
-    for _, places in alike.parts:
-        count = len(places) // len(slots)
-        for number, own in enumerate(slots):
-            own += places[number * count : (number + 1) * count]
-    return slots
 
 
 def _lost_by_underflow(parameter: Tensor) -> float:
