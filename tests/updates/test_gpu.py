@@ -11,6 +11,7 @@ from lightning_topo.control import RateController, RateRule
 from lightning_topo.updates import UpdateMeter, recorded_work
 from lightning_topo.updates.recorded_work import RecordedWork
 
+from .. import small
 from .test_update_meter import blocks, move, sgd
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")]
@@ -124,11 +125,7 @@ def test_a_monitored_run_is_the_plain_one_bit_for_bit(tmp_path):
     def run(callbacks):
         pl.seed_everything(0, verbose=False)
         module = Module(dropout=0.3)
-        trainer = pl.Trainer(
-            max_steps=20, accelerator="gpu", devices=1, logger=False, callbacks=callbacks, enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
-        )  # fmt: skip
-        trainer.fit(module, loader())
+        fit(module, callbacks, tmp_path)
         return [parameter.detach().cpu() for parameter in module.parameters()]
 
     monitor = lt.BiLipschitzMonitor(max_overhead=None)
@@ -152,10 +149,12 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def loader():
+def fit(module, callbacks, folder):
+    """Twenty steps on the GPU."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(64, 6, generator=generator), torch.randint(0, 3, (64,), generator=generator)
-    return DataLoader(TensorDataset(x, y), batch_size=8)
+    options = {"accelerator": "gpu", "devices": 1, "max_epochs": None, "max_steps": 20, "callbacks": callbacks}
+    small.trainer(folder, **options).fit(module, DataLoader(TensorDataset(x, y), batch_size=8))
 
 
 def test_a_fit_under_a_monitor_waits_for_nothing_in_its_steps(tmp_path):
@@ -170,11 +169,7 @@ def test_a_fit_under_a_monitor_waits_for_nothing_in_its_steps(tmp_path):
             torch.cuda.set_sync_debug_mode("default")
 
     monitor = lt.BiLipschitzMonitor(max_overhead=None)
-    trainer = pl.Trainer(
-        max_steps=20, accelerator="gpu", devices=1, logger=False, callbacks=[monitor, Strict()],
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(Module(), loader())
+    fit(Module(), [monitor, Strict()], tmp_path)
     assert {record.step for record in monitor.history} == set(range(20))
 
 
